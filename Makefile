@@ -1,0 +1,57 @@
+# What one does here. `make demo` and `make test` work from a fresh clone with nothing but Python 3.11, pip and make.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first Python on the path that is new enough; say `make PYTHON=/some/python3.12 setup` for another one.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CACHE := .cache/graftwork
+
+.PHONY: help setup demo fetch check format test bench
+
+help:
+	@echo "make setup    a virtual environment in $(VENV) with the versions of constraints.txt"
+	@echo "make demo     the whole story on real data"
+	@echo "make test     check, then every test, with coverage"
+	@echo "make check    formatting, lint and types"
+	@echo "make format   put the code in its form"
+	@echo "make bench    the benchmarks"
+
+setup: $(STAMP)
+
+# Debian's Python may come without ensurepip: then the system's own pip fills the environment.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found. Install it, or say make PYTHON=/path/to/python3.11 setup." >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/graft demo
+
+# The real model and the real texts that the journeys walk with.
+fetch: setup
+	$(BIN)/python scripts/fetch_models.py --out $(CACHE)/models minilm
+	$(BIN)/python scripts/fetch_datasets.py --out $(CACHE)/datasets bbc sentiment
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: check fetch
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+bench: fetch
+	$(BIN)/python -m benchmarks.train_from_csv
+	$(BIN)/python -m benchmarks.serving_mixed $(CACHE)/models/minilm

@@ -1,0 +1,61 @@
+"""Answering with one adapter the plain way: delta attached by its own library, one adapter at a time.
+
+This is what every faster path is checked against, and what judges an adapter before it is published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+from torch import Tensor
+
+from graftwork.adaptation import strategy_of
+from graftwork.backbones.belonging import check_belongs
+from graftwork.errors import Problem
+from graftwork.registry.artifact import HEAD, Artifact
+
+if TYPE_CHECKING:
+    from graftwork.backbones.backbone import TextBackbone
+
+
+def adapted_features(
+    backbone: TextBackbone,
+    artifact: Artifact,
+    texts: Sequence[str],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Pooled vectors `[texts, width]`, float32, with the adapter's delta in place.
+
+    Raises:
+        BaseMismatch: if the adapter was made for another base model.
+        ArtifactInvalid: if its files are not what its manifest says.
+    """
+    artifact.check()
+    own = artifact.manifest.pooling
+    unlike = [] if own == backbone.pooling else [Problem("manifest.json, pooling", f"is {own}, not {backbone.pooling}")]
+    check_belongs(artifact.manifest, backbone, also=unlike)
+    delta = {name: content for name, content in artifact.files.items() if name != HEAD}
+    with strategy_of(artifact.manifest.strategy).restore(backbone, delta):
+        return backbone.embed(texts, max_length=artifact.manifest.max_length, progress=progress)
+
+
+def head_logits(artifact: Artifact, features: Tensor) -> NDArray[np.float64]:
+    """Logits `[rows, classes]` of pooled vectors `[rows, width]` by the adapter's head, before the temperature."""
+    head = load(artifact.files[HEAD])
+    with torch.no_grad():
+        logits: NDArray[np.float64] = (features @ head["head.weight"].T + head["head.bias"]).double().numpy()
+    return logits
+
+
+def probabilities(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Softmax of `logits / temperature`, row by row, float64."""
+    scaled = logits / temperature
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = scaled / scaled.sum(axis=1, keepdims=True)
+    return result

@@ -1,0 +1,238 @@
+"""LoRA: low-rank updates of the linear layers (Hu et al., arXiv 2106.09685), injected and stored as PEFT does.
+
+The stored files are plain PEFT: `PeftModel.from_pretrained(AutoModel.from_pretrained(base), folder)` loads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from graftwork.adaptation.strategy import Delta, StrategySettings
+from graftwork.backbones.targets import linear_targets
+from graftwork.errors import ArtifactInvalid, Problem, SettingsInvalid
+from graftwork.registry.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import torch
+    from peft import LoraConfig
+    from torch import nn
+
+    from graftwork.backbones.backbone import TextBackbone
+
+_PREFIX = "base_model.model."
+_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+
+class LoraSettings(StrategySettings):
+    """What LoRA trains.
+
+    Attributes:
+        rank: rank of every update.
+        alpha: updates are scaled by alpha / rank.
+        dropout: share of the update's input that is dropped in training.
+        targets: `all` linear layers, those of the `attention`, or the last parts of module names.
+        layers: adapt only this many layers, from the top; all by default.
+        store: dtype the delta is stored in.
+    """
+
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all", "attention"] | tuple[str, ...] = "all"
+    layers: int | None = Field(None, ge=1)
+    store: Literal["float16", "float32"] = "float16"
+
+
+class LoraAttachment:
+    """LoRA's matrices in place on a backbone.
+
+    Attributes:
+        split: index of the first adapted layer.
+        named: the A and B matrices, float32, by the names they are stored under.
+    """
+
+    def __init__(self, backbone: TextBackbone, config: LoraConfig, *, store: torch.dtype) -> None:
+        from peft.tuners.lora import LoraModel
+
+        self._backbone = backbone
+        self._config = config
+        self._store = store
+        self._tuner = LoraModel(backbone.model, {"default": config}, "default")
+        self.named: dict[str, nn.Parameter] = {}
+        for name, parameter in backbone.model.named_parameters():
+            parameter.requires_grad_(False)
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()
+                self.named[_PREFIX + name.replace(".default.", ".")] = parameter
+        self.split = _lowest_layer(self.named, backbone.layer_names)
+        self._dropouts = [module for name, module in backbone.model.named_modules() if ".lora_dropout" in name]
+        self.train(False)
+
+    def train(self, mode: bool) -> None:
+        """Switch LoRA's dropout on or off; PEFT injects it switched on. The frozen backbone stays as it is."""
+        for module in self._dropouts:
+            module.train(mode)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The A and B matrices, float32, by name."""
+        for parameter in self.named.values():
+            parameter.requires_grad_(True)
+        return [self.named[name] for name in sorted(self.named)]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape every stored tensor must have."""
+        return {name: tuple(parameter.shape) for name, parameter in self.named.items()}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over stored values, one for each parameter."""
+        for name, parameter in self.named.items():
+            parameter.data.copy_(tensors[name].float())
+
+    def delta(self) -> Delta:
+        """Both PEFT files; the same values give the same bytes."""
+        from safetensors.torch import save
+
+        tensors = {name: self.named[name].detach().to("cpu", self._store).contiguous() for name in sorted(self.named)}
+        name_of_dtype = str(self._store).removeprefix("torch.")
+        specs = tuple(
+            TensorSpec(name=name, shape=tuple(tensor.shape), dtype=name_of_dtype) for name, tensor in tensors.items()
+        )
+        return Delta(self.split, specs, {_CONFIG: _config_bytes(self._config), _TENSORS: save(tensors)})
+
+    def __enter__(self) -> LoraAttachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tuner.unload()
+        # PEFT marks the model as adapted and warns at the next injection unless the mark is gone.
+        if hasattr(self._backbone.model, "peft_config"):
+            del self._backbone.model.peft_config
+
+
+class Lora:
+    """Train low-rank updates of the backbone's linear layers, and the head."""
+
+    name = "lora"
+    settings_type: type[StrategySettings] = LoraSettings
+
+    def attach(self, backbone: TextBackbone, settings: LoraSettings, *, seed: int) -> LoraAttachment:
+        """Inject fresh matrices: A random by `seed`, B nought, so that the output is the base's."""
+        import torch
+        from peft import LoraConfig
+
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=_targets(backbone, settings),
+            task_type="FEATURE_EXTRACTION",
+            fan_in_fan_out=_stored_transposed(backbone),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return LoraAttachment(backbone, config, store=getattr(torch, settings.store))
+
+    def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> LoraAttachment:
+        """Inject the matrices of a stored adapter; every tensor must be wanted and every wanted one be there."""
+        from peft import LoraConfig
+        from safetensors.torch import load
+
+        config = LoraConfig(**_read_config(files))
+        tensors = load(files[_TENSORS])
+        _refuse_unknown_modules(config.target_modules, backbone)
+        attachment = LoraAttachment(backbone, config, store=next(iter(tensors.values())).dtype)
+        problems = _differences(attachment.shapes(), {name: tuple(t.shape) for name, t in tensors.items()})
+        if problems:
+            attachment.__exit__(None, None, None)
+            raise ArtifactInvalid(
+                "the LoRA delta does not fit the base model", problems=problems, remedy="Train and publish it again."
+            )
+        attachment.load(tensors)
+        return attachment
+
+
+def _targets(backbone: TextBackbone, settings: LoraSettings) -> list[str]:
+    """Full names of the modules to adapt: a suffix such as `dense` alone would also hit the unused pooler."""
+    available = linear_targets(backbone)
+    layers = backbone.num_layers if settings.layers is None else settings.layers
+    problems = []
+    if layers > backbone.num_layers:
+        problems.append(Problem("lora.layers", f"is {layers}, but the base has {backbone.num_layers} layers"))
+    wanted: Sequence[str]
+    if isinstance(settings.targets, str):
+        wanted = available[settings.targets]
+    else:
+        wanted = settings.targets
+        problems += [
+            Problem("lora.targets", f"{target!r} matches no linear layer")
+            for target in wanted
+            if target not in available["all"]
+        ]
+    if problems:
+        raise SettingsInvalid(
+            "LoRA's settings do not fit this base model",
+            problems=problems,
+            remedy=f"The linear layers are {', '.join(available['all'])}.",
+        )
+    kept = backbone.layer_names[backbone.num_layers - layers :]
+    names = [name for name, _ in backbone.model.named_modules() if name.startswith(tuple(f"{k}." for k in kept))]
+    return [name for name in names if any(name.endswith(f".{target}") for target in wanted)]
+
+
+def _stored_transposed(backbone: TextBackbone) -> bool:
+    """Whether the linear layers keep their weights as `[in, out]`, as GPT-2's do; PEFT must be told."""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(module, Conv1D) for module in backbone.layers[0].modules())
+
+
+def _refuse_unknown_modules(targets: Any, backbone: TextBackbone) -> None:
+    known = [f".{name}" for name, _ in backbone.model.named_modules()]
+    unknown = sorted(target for target in targets if not any(name.endswith(f".{target}") for name in known))
+    if unknown:
+        raise ArtifactInvalid(
+            "the LoRA delta adapts modules the base model does not have",
+            problems=[Problem(_CONFIG, f"target_modules: {name}") for name in unknown],
+            remedy="Use the base model it was trained on.",
+        )
+
+
+def _config_bytes(config: LoraConfig) -> bytes:
+    content = config.to_dict()
+    content["target_modules"] = sorted(content["target_modules"])
+    content["inference_mode"] = True
+    return json.dumps(content, sort_keys=True, indent=2).encode()
+
+
+def _read_config(files: Mapping[str, bytes]) -> dict[str, Any]:
+    content = json.loads(files[_CONFIG])
+    if content.pop("peft_type", None) != "LORA":
+        raise ArtifactInvalid(f"{_CONFIG} is not of a LoRA adapter", remedy="Train and publish it again.")
+    assert isinstance(content, dict)
+    return content
+
+
+def _differences(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[Problem]:
+    problems = [Problem(name, "is missing") for name in sorted(wanted.keys() - found.keys())]
+    problems += [Problem(name, "is left over") for name in sorted(found.keys() - wanted.keys())]
+    problems += [
+        Problem(name, f"has the shape {list(found[name])}, expected is {list(wanted[name])}")
+        for name in sorted(wanted.keys() & found.keys())
+        if wanted[name] != found[name]
+    ]
+    return problems
+
+
+def _lowest_layer(names: Mapping[str, object], layer_names: Sequence[str]) -> int:
+    for index, layer in enumerate(layer_names):
+        if any(name.startswith(f"{_PREFIX}{layer}.") for name in names):
+            return index
+    return len(layer_names)

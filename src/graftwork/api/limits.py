@@ -1,0 +1,28 @@
+"""What one server takes at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Bounds of one server; whatever is over one of them is refused before it costs anything.
+
+    Attributes:
+        body_bytes: bytes of a request's body.
+        inputs: texts in one request.
+        text_characters: characters of one text.
+        body_seconds: time a client has to send its body.
+        request_seconds: time from admission after which a request is dropped instead of computed.
+        drain_seconds: time that accepted requests have to finish when the server stops.
+        lookup_threads: threads that read the registry's database, so that the event loop never waits for it.
+    """
+
+    body_bytes: int = 8 * 1024 * 1024
+    inputs: int = 2_048
+    text_characters: int = 100_000
+    body_seconds: float = 30.0
+    request_seconds: float = 60.0
+    drain_seconds: float = 30.0
+    lookup_threads: int = 4

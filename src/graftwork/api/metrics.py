@@ -1,0 +1,126 @@
+"""Metrics for Prometheus, in a registry of the application's own.
+
+Labels are bounded: routes are templates, methods a short list, error codes those of `graftwork.errors`, and tenants
+are no label at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from graftwork.serving.engine import Engine
+    from graftwork.serving.stats import Distribution
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+_COUNTS = {
+    "requests": "Requests admitted by the engine.",
+    "answers": "Requests answered.",
+    "rows": "Texts computed for an answer.",
+    "computed_rows": "Rows run through a tail; equal text and adapter in one batch are computed once.",
+    "trunk_rows": "Unique texts whose trunk was shared.",
+    "tokens": "Tokens of the rows, padding not counted.",
+    "padded_tokens": "Tokens computed in tails, padding counted.",
+    "batches": "Batches computed.",
+    "reruns": "Batches that failed and were run again row by row.",
+    "loads": "Adapters loaded from the blob store.",
+    "cancelled": "Requests whose callers left.",
+    "slot_loads": "Adapters copied into slots.",
+    "slot_evictions": "Adapters that lost their slots to others.",
+    "host_evictions": "Adapters that left host memory for others.",
+}
+_COUNTS_BY_CODE = {
+    "load_failures": "Loads that failed, by error code.",
+    "refusals": "Requests that ended with an error, by error code.",
+}
+_NOW = {
+    "queue_depth": "Texts admitted and not answered.",
+    "resident_adapters": "Adapters in slots.",
+    "resident_bytes": "Bytes of adapters in slots.",
+    "host_adapters": "Adapters in host memory.",
+    "host_bytes": "Bytes of adapters in host memory.",
+    "bases": "Base models loaded.",
+}
+_DISTRIBUTIONS = {
+    "batch_rows": "Rows in a batch.",
+    "batch_fill": "Share of the token budget that a batch filled.",
+    "queue_seconds": "Time from admission to the first batch.",
+    "load_seconds": "Time to load an adapter from the blob store.",
+}
+
+
+class HttpMetrics:
+    """Counts and durations of requests by route."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "graftwork_http_requests",
+            "Requests answered; status 499 is a client that left.",
+            ("route", "method", "status"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "graftwork_http_request_seconds",
+            "Time from a request's headers to the end of its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._requests.labels(route, method if method in _METHODS else "OTHER", str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+
+class EngineCollector(Collector):
+    """The engine's own numbers, one consistent snapshot a scrape."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Every field of `EngineStats` as `graftwork_engine_<field>`."""
+        stats = self._engine.stats()
+        for name, words in _COUNTS.items():
+            yield CounterMetricFamily(_name(name), words, value=getattr(stats, name))
+        for name, words in _COUNTS_BY_CODE.items():
+            by_code = CounterMetricFamily(_name(name), words, labels=("code",))
+            for code, count in getattr(stats, name).items():
+                by_code.add_metric((code,), count)
+            yield by_code
+        for name, words in _NOW.items():
+            yield GaugeMetricFamily(_name(name), words, value=getattr(stats, name))
+        for name, words in _DISTRIBUTIONS.items():
+            yield _histogram(name, words, {(): getattr(stats, name)})
+        phases: dict[tuple[str, ...], Distribution] = {(phase,): spent for phase, spent in stats.step_seconds.items()}
+        yield _histogram("step_seconds", "Time of a batch's phases.", phases, ("phase",))
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the names are known without asking the engine."""
+        return iter(())
+
+
+def _name(field: str) -> str:
+    return f"graftwork_engine_{field}"
+
+
+def _histogram(
+    field: str, words: str, found: dict[tuple[str, ...], Distribution], labels: tuple[str, ...] = ()
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(_name(field), words, labels=labels)
+    for values, distribution in found.items():
+        buckets = [(_bound(bound), count) for bound, count in distribution.cumulative()]
+        family.add_metric(values, buckets, sum_value=distribution.total)
+    return family
+
+
+def _bound(bound: float) -> str:
+    return "+Inf" if bound == float("inf") else f"{bound:g}"

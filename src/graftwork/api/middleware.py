@@ -1,0 +1,75 @@
+"""The outermost layer: request ids, the access log, request metrics, and the last net under everything."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from graftwork.api.metrics import HttpMetrics
+from graftwork.api.problems import CLIENT_CLOSED, problem_response
+from graftwork.errors import GraftworkError
+
+UNKNOWN_ROUTE = "unknown"
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+access = logging.getLogger("graftwork.access")
+logger = logging.getLogger("graftwork.api")
+
+
+class RequestContext:
+    """Give every request an id and a clock, and leave one access line and one count behind.
+
+    `scope["state"]` gets `request_id` and `started` (seconds of `time.perf_counter`). A sane `X-Request-ID` is kept,
+    and every answer carries the id. Whatever escapes the application is logged with its traceback and answered with
+    a problem that shows nothing of it.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; what is no request passes untouched."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {}).update(request_id=request_id, started=started)
+        status = CLIENT_CLOSED
+        answering = False
+
+        async def stamp(message: Message) -> None:
+            nonlocal status, answering
+            if message["type"] == "http.response.start":
+                answering = True
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, stamp)
+        except Exception:
+            logger.exception("unexpected error", extra={"request_id": request_id})
+            if not answering:
+                await problem_response(GraftworkError(""), request_id)(scope, receive, stamp)
+        finally:
+            self._leave_trace(scope, request_id, status, time.perf_counter() - started)
+
+    def _leave_trace(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
+        self.metrics.observe(route, scope["method"], status, seconds)
+        if access.isEnabledFor(logging.INFO):
+            fields = {"request_id": request_id, "route": route, "method": scope["method"][:16], "status": status}
+            access.info("request", extra={**fields, "ms": round(seconds * 1000, 3)})
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            return str(value, "ascii")
+    return uuid.uuid4().hex

@@ -1,0 +1,37 @@
+"""Classification as Hugging Face's clients ask for it.
+
+InferenceClient(model="http://127.0.0.1:8080/predict/acme/news").text_classification("Late goal wins the cup")
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from graftwork.api import openapi, schemas
+from graftwork.api.answers import answered, json_answer
+from graftwork.api.body import read_body
+from graftwork.api.deps import Identified, serving_of
+from graftwork.api.ranking import ranked, transformed
+
+router = APIRouter(tags=["classify"])
+
+
+@router.post(
+    "/predict/{tenant}/{name}",
+    response_model=list[list[schemas.LabelScore]],
+    responses=openapi.INFERENCE,
+    openapi_extra=openapi.body(schemas.PredictRequest),
+)
+async def predict(request: Request, identity: Identified, tenant: str, name: str) -> Response:
+    """Classify texts; `name` may end in `@version` or `:alias`.
+
+    One list of labels with scores a text. The headers `X-Graftwork-Model` and `X-Graftwork-Digest` tell who answered.
+    """
+    serving = serving_of(request)
+    body = await read_body(request, schemas.PredictRequest, serving.limits)
+    version = await serving.lookups.adapter(f"{tenant}/{name}", identity.scope)
+    answer = await answered(request, await serving.classify(identity, version, body.inputs))
+    wanted = body.parameters or schemas.PredictParameters()
+    rows = ranked(answer.labels, transformed(answer, wanted.function_to_apply), wanted.top_k)
+    return json_answer(rows, {"x-graftwork-model": version.reference, "x-graftwork-digest": answer.digest})

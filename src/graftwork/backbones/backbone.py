@@ -1,0 +1,215 @@
+"""A pretrained text model, frozen in memory, that turns texts into vectors and can be split at any layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graftwork.backbones.device import dtype_name
+from graftwork.backbones.network import Network
+from graftwork.backbones.pooling import pool
+from graftwork.backbones.tokenizer import Tokenizer
+from graftwork.registry.manifest import DTypeName, Pooling
+
+# Measured (docs/decisions/0022-batches.md): on a CPU larger batches leave its caches and cost up to three times more.
+_CPU_BATCH_TOKENS = 1024
+_ACCELERATOR_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Tokenised texts, padded on the right to the longest.
+
+    Attributes:
+        input_ids: int64 `[rows, tokens]`.
+        attention_mask: int64 `[rows, tokens]`, 1 for a token and 0 for padding.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+class TextBackbone:
+    """A base model, loaded and frozen.
+
+    `encode` and `collate` may be called from any thread. Everything that runs the model (`forward`, `trunk`, `tail`,
+    `embed`) is for one thread at a time: a split works by standing in for layers of the one model in memory.
+
+    Nothing here switches gradients off except `embed`: callers choose. A trunk computed under `torch.inference_mode`
+    cannot take part in autograd; use `torch.no_grad` for activations that will be trained on.
+
+    Attributes:
+        fingerprint: the base model's identity.
+        tokenizer: its tokenizer.
+        tokenizer_digest: SHA-256 of the tokenizer.
+        pooling: how token vectors become one vector a text.
+        dtype: dtype of the parameters.
+        device: where they are.
+        width: size of the vectors.
+        num_layers: number of layers; splits go from 0 to this.
+        max_length: tokens a text may have, special tokens included.
+        batch_tokens: padded tokens in a batch that the device computes fastest, gradients aside.
+        model: the network, without a head; no parameter asks for a gradient.
+        layers: its layers, bottom first.
+        layer_names: their dotted names in `model`.
+
+    Example:
+        >>> batch = backbone.collate(backbone.encode(["it works", "it broke"]))      # doctest: +SKIP
+        >>> hidden = backbone.trunk(batch, split=4)                                  # doctest: +SKIP
+        >>> torch.equal(backbone.tail(hidden, batch, split=4), backbone.forward(batch))  # doctest: +SKIP
+        True
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tokenizer: Tokenizer,
+        *,
+        fingerprint: str,
+        tokenizer_digest: str,
+        pooling: Pooling,
+        max_length: int,
+        width: int,
+    ) -> None:
+        self._stack = network.stack
+        self.model: nn.Module = network.model
+        self.layers = network.stack.layers
+        self.layer_names = network.stack.names
+        self.num_layers = len(network.stack)
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.tokenizer_digest = tokenizer_digest
+        self.pooling = pooling
+        self.max_length = max_length
+        self.width = width
+        parameter = next(network.model.parameters())
+        self.dtype = parameter.dtype
+        self.device = parameter.device
+        self.batch_tokens = _CPU_BATCH_TOKENS if self.device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
+
+    @property
+    def dtype_name(self) -> DTypeName:
+        """The dtype as manifests spell it."""
+        return dtype_name(self.dtype)
+
+    @property
+    def prompt(self) -> str:
+        """Text that is put before every input."""
+        return self.tokenizer.prompt
+
+    def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of each text, the prompt put before it, cut to `max_length` (the model's own by default).
+
+        A `max_length` above the model's is lowered to it: the model has no positions beyond.
+        """
+        limit = self.max_length if max_length is None else min(max_length, self.max_length)
+        return self.tokenizer.encode(texts, limit)
+
+    def collate(self, ids: Sequence[Sequence[int]]) -> TokenBatch:
+        """Pad rows of token ids on the right to the longest and put them on the backbone's device."""
+        longest = max(map(len, ids), default=0)
+        input_ids = torch.full((len(ids), longest), self.tokenizer.pad_id, dtype=torch.int64)
+        attention_mask = torch.zeros((len(ids), longest), dtype=torch.int64)
+        for row, tokens in enumerate(ids):
+            input_ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+            attention_mask[row, : len(tokens)] = 1
+        return TokenBatch(input_ids.to(self.device), attention_mask.to(self.device))
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """The last hidden state `[rows, tokens, width]` in the backbone's dtype; rows of padding hold noise."""
+        hidden = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        assert isinstance(hidden, Tensor)
+        return hidden
+
+    def trunk(self, batch: TokenBatch, split: int) -> Tensor:
+        """What layer `split` receives: `[rows, tokens, width]` in the backbone's dtype.
+
+        At `split == num_layers` it is the last hidden state, after the final norm.
+        """
+        self._check_split(split)
+        if split == self.num_layers:
+            return self.forward(batch)
+        return self._stack.trunk(lambda: self.forward(batch), split)
+
+    def tail(self, hidden: Tensor, batch: TokenBatch, split: int) -> Tensor:
+        """The last hidden state when layer `split` receives `hidden`: `[rows, tokens, width]`.
+
+        Gradients flow to `hidden` and to whatever was injected into the layers from `split` up. In float32,
+        `tail(trunk(batch, k), batch, k)` equals `forward(batch)` bit for bit.
+        """
+        self._check_split(split)
+        if split == self.num_layers:
+            return hidden
+        result = self._stack.tail(lambda: self.forward(batch), hidden, split)
+        assert isinstance(result, Tensor)
+        return result
+
+    def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """One vector a row: `[rows, width]` float32, as `pooling` says.
+
+        Args:
+            hidden: last hidden state `[rows, tokens, width]`.
+            attention_mask: `[rows, tokens]`, 1 for a token and 0 for padding on the right; no row all padding.
+        """
+        return pool(hidden, attention_mask, self.pooling)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        batch_tokens: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """The pooled vector of each text: `[texts, width]` float32 on the CPU, in the order given.
+
+        Args:
+            texts: the texts.
+            max_length: tokens kept of each; the model's own limit by default.
+            batch_tokens: padded tokens computed at once; a single text may exceed it. By default what the device is
+                fast at (see the attribute).
+            progress: called after each batch with the number of texts it held.
+        """
+        ids = self.encode(texts, max_length)
+        vectors = torch.empty((len(ids), self.width), dtype=torch.float32)
+        for rows in length_sorted_batches([len(tokens) for tokens in ids], batch_tokens or self.batch_tokens):
+            batch = self.collate([ids[row] for row in rows])
+            with torch.inference_mode():
+                vectors[rows] = self.pool(self.forward(batch), batch.attention_mask).cpu()
+            if progress is not None:
+                progress(len(rows))
+        return vectors
+
+    def _check_split(self, split: int) -> None:
+        if not 0 <= split <= self.num_layers:
+            raise ValueError(f"split {split} is outside 0..{self.num_layers}")
+
+
+def length_sorted_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Group rows of like length, longest first, so that each group has at most `batch_tokens` padded tokens.
+
+    Longest first, because memory that does not suffice then fails at once and not at the end.
+
+    Args:
+        lengths: tokens in each row.
+        batch_tokens: most padded tokens in a group; a row that is longer is a group of its own.
+
+    Returns:
+        Groups of row indices; every row is in exactly one. Deterministic.
+
+    Example:
+        >>> length_sorted_batches([3, 9, 4, 2], batch_tokens=8)
+        [[1], [2, 0], [3]]
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    batches: list[list[int]] = []
+    width = 0
+    for row in order:
+        if not batches or (len(batches[-1]) + 1) * width > batch_tokens:
+            batches.append([])
+            width = max(lengths[row], 1)
+        batches[-1].append(row)
+    return batches

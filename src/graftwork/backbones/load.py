@@ -1,0 +1,70 @@
+"""Load a base model as a backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.device import choose_device, choose_dtype
+from graftwork.backbones.network import open_network
+from graftwork.backbones.tokenizer import load_tokenizer
+from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
+from graftwork.registry.metadata import BaseMetadata
+
+
+def load_backbone(
+    folder: Path,
+    *,
+    fingerprint: str,
+    tokenizer: str,
+    metadata: BaseMetadata,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> TextBackbone:
+    """Load a base model: frozen, in evaluation mode, every tensor accounted for.
+
+    The bytes are not hashed again here: the registry verified them when it fetched the folder. What is checked is that
+    they make up the model that the metadata describes.
+
+    Args:
+        folder: the model in Hugging Face layout.
+        fingerprint: the base's identity, as `inspect_model` gave it.
+        tokenizer: SHA-256 of its tokenizer, as `inspect_model` gave it.
+        metadata: pooling, prompt, length limit and shape of the base.
+        dtype: `auto` takes what the hardware is fast at (see `choose_dtype`).
+        device: `auto`, `cpu`, `cuda`, `cuda:1` ...
+
+    Raises:
+        ModelUnsupported: if it is not a text model.
+        ModelUnreadable: if weights are missing or left over, or the model is not the one described.
+        SettingsInvalid: if there is no such device or dtype.
+    """
+    if metadata.domain != "nlp":
+        raise ModelUnsupported(
+            f"{metadata.source or folder.name} is a {metadata.domain} model ({metadata.model_type}), not a text model",
+            remedy="Choose a base of domain nlp: `graft base list` shows the domains.",
+        )
+    place = choose_device(device)
+    network = open_network(folder, dtype=choose_dtype(place, dtype), device=place)
+    backbone = TextBackbone(
+        network,
+        load_tokenizer(folder, prompt=metadata.prompt),
+        fingerprint=fingerprint,
+        tokenizer_digest=tokenizer,
+        pooling=metadata.pooling,
+        max_length=metadata.max_length,
+        width=int(network.model.config.hidden_size),  # type: ignore[union-attr,arg-type]
+    )
+    described = {"layers": metadata.layers, "hidden_size": metadata.hidden_size}
+    found = {"layers": backbone.num_layers, "hidden_size": backbone.width}
+    if described != found:
+        raise ModelUnreadable(
+            f"the model in {folder} is not the one that was registered",
+            problems=[
+                Problem(name, f"is {found[name]}, registered as {described[name]}")
+                for name in described
+                if described[name] != found[name]
+            ],
+            remedy="Add the base again from its source.",
+        )
+    return backbone

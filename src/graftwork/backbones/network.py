@@ -1,0 +1,168 @@
+"""Open the network of a model folder: strictly, frozen, and with its layers found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from graftwork.backbones.quiet import quiet_transformers
+from graftwork.backbones.stack import LayerStack, find_stack
+from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
+
+_REMEDY_STRICT = "Save the model again with transformers' save_pretrained, from the class its config.json names."
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model without a head, in evaluation mode, no parameter asking for a gradient.
+
+    Attributes:
+        model: the encoder or decoder; its forward takes `input_ids` and `attention_mask`.
+        stack: its layers.
+        untrained: names of parameters the folder has no values for and the hidden states do not need (a pooler).
+    """
+
+    model: nn.Module
+    stack: LayerStack
+    untrained: frozenset[str]
+
+
+def open_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Network:
+    """Load the network of a folder in Hugging Face layout.
+
+    Args:
+        folder: holds config.json and safetensors weights.
+        dtype: dtype of the parameters.
+        device: where to put them.
+
+    Raises:
+        ModelUnreadable: if a weight that the hidden states need is missing, of another shape, or left over.
+        ModelUnsupported: if it is not a text model, or its layers cannot be told apart.
+    """
+    config = read_config(folder)
+    model, untrained = load_model(folder, config, dtype)
+    if getattr(model, "main_input_name", None) != "input_ids":
+        raise ModelUnsupported(
+            f"{config.model_type} is not a text model: it reads {getattr(model, 'main_input_name', 'something else')}",
+            remedy="Use a text encoder or decoder here.",
+        )
+    model.config.use_cache = False
+    model.to(device)
+    ids = torch.zeros((1, 2), dtype=torch.int64, device=device)
+    stack = find_stack(
+        model,
+        lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)),
+        getattr(model.config, "num_hidden_layers", None),
+    )
+    return Network(model, stack, untrained)
+
+
+def read_config(folder: Path) -> Any:
+    """The transformers configuration of a folder.
+
+    Raises:
+        ModelUnsupported: if transformers has no such model built in.
+    """
+    from transformers import AutoConfig
+
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelUnsupported(
+            f"transformers does not know the model in {folder}",
+            problems=[Problem("config.json", _first_line(error))],
+            remedy="Use a model whose model_type transformers has built in; code that comes with a model is never run.",
+        ) from error
+
+
+def load_model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, frozenset[str]]:
+    """Load a model without its head: strictly, in evaluation mode, frozen.
+
+    Of a model with encoder and decoder, the encoder.
+
+    Returns:
+        The model, and the names of its parameters that have no values and need none (see `Network.untrained`).
+
+    Raises:
+        ModelUnreadable: if weights are missing, left over, of another shape, or cannot be read.
+    """
+    with quiet_transformers():
+        model, info = _load(folder, config, dtype)
+    untrained = _check_strict(folder, model, info)
+    if config.is_encoder_decoder and hasattr(model, "decoder"):
+        model = model.get_encoder()
+    return model.requires_grad_(False).eval(), untrained
+
+
+def _load(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT_ENCODERS
+
+    # T5 and its kin have encoders of their own, which are also what checkpoints without a decoder hold.
+    lone_encoder = TEXT_ENCODERS.get(config.model_type, "").endswith("EncoderModel")
+    loader = AutoModelForTextEncoding if lone_encoder else AutoModel
+    arguments = {"config": config, "dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    # Shapes that differ are let through here to be told with all the rest that does not fit.
+    arguments |= {"trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        try:
+            loaded = loader.from_pretrained(folder, attn_implementation="sdpa", **arguments)
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            loaded = loader.from_pretrained(folder, attn_implementation="eager", **arguments)
+    except Exception as error:
+        raise ModelUnreadable(
+            f"the weights in {folder} cannot be loaded as {config.model_type}",
+            problems=[Problem(type(error).__name__, _first_line(error))],
+            remedy=_REMEDY_STRICT,
+        ) from error
+    model, info = loaded
+    return model, info
+
+
+def _check_strict(folder: Path, model: nn.Module, info: dict[str, Any]) -> frozenset[str]:
+    """Refuse what would change the hidden states; give back the names that are missing and not needed."""
+    parts = {name for name, _ in model.named_children()}
+    prefix = getattr(model, "base_model_prefix", "")
+    missing = {_inside(name, prefix, parts) for name in info["missing_keys"]}
+    untrained = frozenset(name for name in missing if "pooler" in name.split("."))
+    problems = [Problem(name, "is missing") for name in sorted(missing - untrained)]
+    problems += [
+        Problem(str(name), f"has shape {tuple(found)} in the file, the configuration asks for {tuple(wanted)}")
+        for name, found, wanted in sorted(info["mismatched_keys"])
+    ]
+    problems += [
+        Problem(name, "is left over: the configuration has no place for it")
+        for name in sorted(info["unexpected_keys"])
+        if _inside(name, prefix, parts).split(".")[0] in parts
+    ]
+    if problems:
+        raise ModelUnreadable(
+            f"the weights in {folder} do not fit its config.json: {len(problems)} tensors",
+            problems=_at_most(problems, 20),
+            remedy=_REMEDY_STRICT,
+        )
+    return untrained
+
+
+def _inside(name: str, prefix: str, parts: Iterable[str]) -> str:
+    """A tensor's name as the model itself has it, without the name heads give to the model below them."""
+    rest = name.removeprefix(f"{prefix}.") if prefix else name
+    return rest if rest.split(".")[0] in parts else name
+
+
+def _at_most(problems: list[Problem], limit: int) -> list[Problem]:
+    if len(problems) <= limit:
+        return problems
+    return [*problems[:limit], Problem("", f"and {len(problems) - limit} more")]
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

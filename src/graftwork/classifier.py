@@ -1,0 +1,273 @@
+"""A text classifier with scikit-learn's interface."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from numbers import Number
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+
+from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
+from graftwork.backbones.inspect import inspect_model
+from graftwork.backbones.load import load_backbone
+from graftwork.data.dataset import Dataset
+from graftwork.errors import DataRejected, Problem, SettingsInvalid
+from graftwork.settings import Settings, load_settings
+from graftwork.training.config import TrainingConfig
+from graftwork.training.job import train
+from graftwork.wiring import open_services
+
+if TYPE_CHECKING:
+    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.registry.versions import AdapterVersion
+
+
+class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Adapt a pretrained encoder to labelled texts.
+
+    It is a scikit-learn estimator: it works in `cross_val_score`, `GridSearchCV` and as the last step of a
+    `Pipeline`. All rows given to `fit` are used; nothing is held out for a final judgement.
+
+    Args:
+        base: a base model of the registry, or a folder in Hugging Face layout.
+        strategy: `auto`, `feature-extraction` or `lora`.
+        seed: of every random choice.
+        max_length: tokens kept of a text; the base's own limit by default.
+        settings: further training settings by dotted name, such as `{"lora.rank": 4}`.
+        home: the installation's folder; `GRAFT_HOME` by default.
+
+    Attributes:
+        classes_: the distinct labels as they were given, sorted: the order of the columns of `predict_proba`.
+        artifact_: the adapter, ready to be published.
+        report_: what the check of the rows found.
+
+    Example:
+        >>> from graftwork import TextClassifier
+        >>> spam = TextClassifier(base="minilm").fit(texts, labels)         # doctest: +SKIP
+        >>> spam.predict(["You have won a prize"])                          # doctest: +SKIP
+        array(['spam'], dtype='<U4')
+        >>> spam.publish("acme/spam")                                       # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        base: str | Path = "minilm",
+        strategy: str = "auto",
+        *,
+        seed: int = 0,
+        max_length: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        home: str | Path | None = None,
+    ) -> None:
+        self.base = base
+        self.strategy = strategy
+        self.seed = seed
+        self.max_length = max_length
+        self.settings = settings
+        self.home = home
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
+        """Train on texts `X` (`[rows]` or `[rows, 1]`) and their labels `y` (`[rows]`; texts, numbers or truth values).
+
+        Raises:
+            DataRejected: if they are no texts, labels are missing or of several types, or nothing sound can be
+                trained on them; every reason is listed.
+            NotFound: if there is no such base model.
+            SettingsInvalid: if the settings are unknown or do not fit the base.
+        """
+        texts = _texts(X)
+        labels = _labels(y, rows=len(texts))
+        classes = np.unique(labels)
+        columns = {str(label): column for column, label in enumerate(classes)}
+        if len(columns) != len(classes):
+            raise DataRejected(
+                "some labels differ but print the same",
+                problems=[Problem("y", f"{name!r} may stand for several labels") for name in columns],
+                remedy="Give labels of one type.",
+            )
+        rows = Dataset.from_lists(texts, [str(label) for label in labels], source="X")
+        trained = train(self._backbone(), rows, config=self._config())
+        self.artifact_ = trained.artifact
+        self.report_ = trained.report
+        # The artifact holds its labels as text, sorted as text: of ten numbers "10" stands before "9".
+        kept = sorted(trained.artifact.manifest.labels, key=columns.__getitem__)
+        self.classes_ = classes[[columns[name] for name in kept]]
+        self._order = [trained.artifact.manifest.labels.index(name) for name in kept]
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Probabilities `[rows, classes]`, columns in the order of `classes_`."""
+        artifact = self._fitted()
+        features = adapted_features(self._backbone(), artifact, _texts(X))
+        return probabilities(head_logits(artifact, features), artifact.manifest.temperature)[:, self._order]
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """The most probable label of each text, `[rows]`."""
+        best = self.predict_proba(X).argmax(axis=1)
+        chosen: NDArray[Any] = self.classes_[best]
+        return chosen
+
+    def publish(self, name: str, *, expected_latest: int | None = None) -> AdapterVersion:
+        """Publish the fitted classifier as the next version of `tenant/name` in the registry.
+
+        Raises:
+            NotFound: if the base model is not in the registry (it was given as a folder): `graft base add` adds it.
+            Conflict: if `expected_latest` is not the newest version.
+        """
+        artifact = self._fitted()
+        with open_services(self._settings()) as services:
+            return services.catalog.publish(name, artifact, expected_latest=expected_latest)
+
+    def _fitted(self) -> Any:
+        if not hasattr(self, "artifact_"):
+            raise NotFittedError("this TextClassifier is not fitted yet; call fit first")
+        return self.artifact_
+
+    def _settings(self) -> Settings:
+        return load_settings(home=Path(self.home) if self.home is not None else None)
+
+    def _config(self) -> TrainingConfig:
+        values: dict[str, Any] = {"strategy": self.strategy, "seed": self.seed, "max_length": self.max_length}
+        taken = [Problem(name, "is an argument of its own") for name in values if name in (self.settings or {})]
+        if taken:
+            raise SettingsInvalid("settings name it twice", problems=taken, remedy="Give it as the argument alone.")
+        values["test_share"] = 0.0
+        for name, value in (self.settings or {}).items():
+            *path, last = str(name).split(".")
+            place = values
+            for part in path:
+                below = place.get(part)
+                place[part] = place = dict(below) if isinstance(below, Mapping) else {}
+            place[last] = value
+        return TrainingConfig.parse(**_plain(values))
+
+    def _backbone(self) -> TextBackbone:
+        settings = self._settings()
+        folder = Path(self.base)
+        if folder.is_dir():
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            state = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+            return _remembered((state, settings), lambda: _from_folder(folder, settings))
+        with open_services(settings) as services:
+            base = services.bases.resolve(str(self.base))
+            key = (base.fingerprint, base.metadata.model_dump_json(), settings)
+            return _remembered(key, lambda: services.backbone(base))
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that the input is text."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+_REMEMBERED = 4
+_backbones: OrderedDict[Hashable, TextBackbone] = OrderedDict()
+_loading = threading.Lock()
+
+
+def _remembered(key: Hashable, load: Callable[[], TextBackbone]) -> TextBackbone:
+    """The backbone of that content, once a process: cross-validation makes many estimators over the same one."""
+    with _loading:
+        if key not in _backbones:
+            _backbones[key] = load()
+        _backbones.move_to_end(key)
+        while len(_backbones) > _REMEMBERED:
+            _backbones.popitem(last=False)
+        return _backbones[key]
+
+
+def _from_folder(folder: Path, settings: Settings) -> TextBackbone:
+    found = inspect_model(folder)
+    return load_backbone(
+        folder,
+        fingerprint=found.fingerprint,
+        tokenizer=found.tokenizer,
+        metadata=found.metadata,
+        dtype=settings.dtype,
+        device=settings.device,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Without NumPy's numbers, which searches over parameters like to give."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _labels(y: ArrayLike, *, rows: int) -> NDArray[Any]:
+    """Labels `[rows]` of one type, from a list, an array, a series, or a table of one column.
+
+    Raises:
+        DataRejected: if their number differs from the texts', or with every one that is missing or of another type.
+    """
+    try:
+        values = np.asarray(y)
+    except ValueError as error:
+        raise DataRejected("y is no table of one column", remedy="Give one label for each text.") from error
+    if values.shape not in {(rows,), (rows, 1)}:
+        raise DataRejected(
+            f"y has the shape {values.shape}, but X has {rows:,} rows", remedy="Give one label for each text."
+        )
+    # As they were given: an array of numbers and texts makes texts of them all.
+    given = list(y) if isinstance(y, (list, tuple)) else values.ravel().tolist()
+    types = Counter(_kind(label) for label in given)
+    usual = types.most_common(1)[0][0] if types else ""
+    problems = [
+        Problem(f"y, row {row}", "is missing" if _is_missing(label) else f"is {_kind(label)}, most are {usual}")
+        for row, label in enumerate(given, start=1)
+        if _is_missing(label) or _kind(label) != usual
+    ]
+    if problems:
+        raise DataRejected(
+            "some labels cannot be used", problems=problems[:20], remedy="Give every text a label, all of one type."
+        )
+    return values.ravel()
+
+
+def _kind(label: object) -> str:
+    if isinstance(label, str):
+        return "text"
+    if isinstance(label, (bool, np.bool_)):
+        return "a truth value"
+    return "a number" if isinstance(label, (Number, np.number)) else type(label).__name__
+
+
+def _is_missing(label: object) -> bool:
+    if label is None:
+        return True
+    try:
+        return bool(label != label)  # noqa: PLR0124 - how a number tells that it is none
+    except TypeError:
+        return True  # pandas.NA, which answers neither yes nor no
+
+
+def _texts(X: ArrayLike) -> Sequence[str]:  # noqa: N803
+    """Texts from a list, an array, a series, or a table of one column.
+
+    Raises:
+        DataRejected: with every row that is no text.
+    """
+    if isinstance(X, str):
+        raise DataRejected("X is one text", remedy="Give a list of texts, even of one.")
+    values = X if isinstance(X, list) else np.asarray(X, dtype=object)
+    if isinstance(values, np.ndarray):
+        if values.ndim > 2 or (values.ndim == 2 and values.shape[1] != 1):
+            raise DataRejected(f"X has the shape {values.shape}", remedy="Give one text a row: [rows] or [rows, 1].")
+        values = values.ravel().tolist()
+    problems = [
+        Problem(f"X, row {row}", f"is {type(value).__name__}, not text")
+        for row, value in enumerate(values, start=1)
+        if not isinstance(value, str)
+    ]
+    if problems:
+        raise DataRejected("some rows are no texts", problems=problems[:20], remedy="Give texts only.")
+    return [str(value) for value in values]

@@ -1,0 +1,97 @@
+"""`graft data`: labelled rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.session import services
+
+if TYPE_CHECKING:
+    from graftwork.data.report import DataReport
+
+group = typer.Typer(
+    name="data", help="Labelled rows: what is wrong with them.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the command line."""
+    app.add_typer(group)
+
+
+@group.callback()
+def _group() -> None:
+    """Labelled rows: what is wrong with them."""
+
+
+@group.command(
+    epilog=examples(
+        "graft data check tickets.csv --base minilm",
+        "graft data check train.csv --test test.csv --base minilm --label category --json",
+    )
+)
+def check(
+    file: FileArgument,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base model whose tokenizer the texts are checked with.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option("--test", help="Test rows, to look for overlaps.")] = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=4, help="Tokens kept of a text; the base's limit by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong with labelled rows, before training. Exits with 2 if training would refuse them."""
+    from graftwork.data.check import check_dataset
+    from graftwork.data.read import read_dataset
+
+    rows = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
+    test_rows = None
+    if test is not None:
+        test_rows = read_dataset(test, text=text, label=label, encoding=encoding, delimiter=delimiter)
+    tokenizer, limit = None, max_length
+    if base is not None:
+        from graftwork.backbones.tokenizer import load_tokenizer
+
+        with services() as opened:
+            found = opened.bases.resolve(base)
+            tokenizer = load_tokenizer(opened.bases.fetch(found), prompt=found.metadata.prompt)
+        limit = min(max_length or found.metadata.max_length, found.metadata.max_length)
+    report = check_dataset(rows, tokenizer=tokenizer, max_length=limit, test=test_rows)
+    _tell(report, as_json=as_json)
+    if report.errors:
+        raise typer.Exit(2)
+
+
+def _tell(report: DataReport, *, as_json: bool) -> None:
+    from graftwork.cli.console import print_findings, print_json, print_table, say
+
+    if as_json:
+        print_json(report)
+        return
+    by_class = report.unknown_share_by_class or {}
+    columns = ("label", "rows", "[UNK]") if by_class else ("label", "rows")
+    print_table(
+        report.source,
+        columns,
+        [
+            (name, str(count), *((f"{by_class[name]:.2%}",) if by_class else ()))
+            for name, count in report.classes.items()
+        ],
+    )
+    told = f"{report.usable:,} of {report.rows:,} rows can be used."
+    if report.unknown_share is not None:
+        told += f" {report.unknown_share:.2%} of the tokens are [UNK]; half of the texts have at most "
+        told += f"{report.median_length} tokens, the longest {report.longest}."
+    say(told)
+    print_findings(report.findings)
+    if not report.findings:
+        say("Nothing else to say about them.")

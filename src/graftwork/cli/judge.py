@@ -1,0 +1,241 @@
+"""`graft predict`, `graft evaluate`, `graft report`: asking an adapter, and judging it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from graftwork.cli.options import (
+    Delimiter,
+    Encoding,
+    Json,
+    LabelColumn,
+    ReferenceArgument,
+    TextColumn,
+    examples,
+)
+from graftwork.cli.session import services
+
+if TYPE_CHECKING:
+    from graftwork.evaluation.results import Evaluation
+    from graftwork.registry.versions import AdapterVersion
+    from graftwork.serving.request import Classified
+    from graftwork.wiring import Services
+
+_WAIT_SECONDS = 3600.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command(
+        epilog=examples(
+            'graft predict acme/news "Shares fell after the report"',
+            'graft predict acme/news:production "first text" "second text" --top-k 1 --json',
+            "cat texts.txt | graft predict acme/news -",
+        )
+    )(predict)
+    app.command(
+        epilog=examples(
+            "graft evaluate acme/news --data fresh.csv", "graft evaluate acme/news@2 --data fresh.csv --json"
+        )
+    )(evaluate)
+    app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
+
+
+def predict(
+    reference: ReferenceArgument,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="Texts, or - for one text a line of the input.")],
+    top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Classify texts with a published adapter, through the same engine that serves."""
+    from graftwork.cli.console import print_json, print_table
+
+    if texts == ["-"]:
+        texts = _lines(sys.stdin.buffer)
+    _refuse_long(texts)
+    with services() as opened:
+        version = opened.catalog.resolve(reference)
+        answer = _classify(opened, version, texts)
+    ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
+    if as_json:
+        print_json(
+            {
+                "model": version.reference,
+                "digest": version.digest,
+                "results": [
+                    {"text": text, "labels": [{"label": label, "score": score} for label, score in scores]}
+                    for text, scores in zip(texts, ranked, strict=True)
+                ],
+            }
+        )
+        return
+    print_table(
+        version.reference,
+        ("text", "answer", "then"),
+        [
+            (
+                _shortened(text),
+                f"{scores[0][0]} {scores[0][1]:.1%}",
+                ", ".join(f"{label} {score:.1%}" for label, score in scores[1:]),
+            )
+            for text, scores in zip(texts, ranked, strict=True)
+        ],
+    )
+
+
+def _lines(stream: BinaryIO) -> list[str]:
+    """One text a line, empty lines left out."""
+    from graftwork.errors import DataUnreadable, Problem
+
+    texts: list[str] = []
+    problems = []
+    for number, line in enumerate(stream, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
+        except UnicodeDecodeError as error:
+            problems.append(Problem(f"line {number}", f"byte {error.start + 1} is not valid UTF-8"))
+            continue
+        if text.strip():
+            texts.append(text)
+    if problems:
+        raise DataUnreadable(
+            "standard input is no text", problems=problems[:20], remedy="Convert it to UTF-8, for example with iconv."
+        )
+    return texts
+
+
+def _refuse_long(texts: Sequence[str]) -> None:
+    from graftwork.data.rows import MAX_TEXT
+    from graftwork.errors import Problem, RequestTooLarge
+
+    problems = [
+        Problem(f"text {place}", f"has {len(text):,} characters")
+        for place, text in enumerate(texts, start=1)
+        if len(text) > MAX_TEXT
+    ]
+    if problems:
+        raise RequestTooLarge(
+            f"a text may have at most {MAX_TEXT:,} characters",
+            problems=problems,
+            remedy="Shorten it; models read no more than their first few hundred words.",
+        )
+
+
+def evaluate(
+    reference: ReferenceArgument,
+    file: Annotated[Path, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")],
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a published adapter on labelled rows."""
+    from graftwork.cli.console import print_json
+    from graftwork.data.clean import clean_dataset
+    from graftwork.data.read import read_dataset
+
+    rows = clean_dataset(read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter))
+    with services() as opened:
+        version = opened.catalog.resolve(reference)
+        truth = _class_indices(version, rows.labels, rows.rows, rows.source)
+        answer = _classify(opened, version, rows.texts)
+        from graftwork.evaluation.evaluate import evaluate as measure
+
+        majority = (version.manifest.metrics or {}).get("majority_label", version.labels[0])
+        result = measure(
+            answer.probabilities.astype("float64"),
+            truth,
+            version.labels,
+            majority=version.labels.index(majority),
+            dataset_digest=rows.digest,
+        )
+    if as_json:
+        print_json({"model": version.reference, "digest": version.digest, "evaluation": result})
+    else:
+        _print_evaluation(version.reference, result)
+
+
+def report(reference: ReferenceArgument, as_json: Json = False) -> None:
+    """Show how an adapter was judged when it was trained: quality, classes, confusions, warnings."""
+    from graftwork.cli.console import print_findings, print_json, say
+    from graftwork.evaluation.results import Evaluation
+
+    with services() as opened:
+        version = opened.catalog.resolve(reference)
+        manifest = version.manifest
+    if as_json:
+        print_json(
+            {
+                "model": version.reference,
+                "digest": version.digest,
+                "evaluation": manifest.metrics,
+                "warnings": manifest.model_dump(mode="json")["warnings"],
+                "decision": manifest.decision,
+            }
+        )
+        return
+    if manifest.metrics is None:
+        say(f"{version.reference} was not judged: no rows were held out. graft evaluate judges it on a file.")
+    else:
+        _print_evaluation(version.reference, Evaluation.model_validate(manifest.metrics))
+    if manifest.decision:
+        say(f"Chosen: {manifest.decision}.")
+    print_findings(manifest.warnings)
+
+
+def _classify(opened: Services, version: AdapterVersion, texts: Any) -> Classified:
+    """Ask a short-lived engine."""
+    from graftwork.serving.engine import EngineLimits
+
+    engine = opened.engine(EngineLimits(queue_texts=max(1, len(texts))))
+    engine.start()
+    try:
+        return engine.classify(version.tenant, version.base, version.digest, texts).result(_WAIT_SECONDS)
+    finally:
+        engine.close(drain=False, timeout=10.0)
+
+
+def _ranked(version: AdapterVersion, row: Any, count: int) -> list[tuple[str, float]]:
+    order = sorted(range(len(row)), key=lambda index: (-float(row[index]), index))
+    return [(version.labels[index], float(row[index])) for index in order[:count]]
+
+
+def _class_indices(version: AdapterVersion, labels: Any, rows: Any, source: str) -> Any:
+    import numpy as np
+
+    from graftwork.errors import DataRejected, Problem
+
+    order = {label: index for index, label in enumerate(version.labels)}
+    unknown: dict[str, int] = {}
+    for label, row in zip(labels, rows, strict=True):
+        if label not in order:
+            unknown.setdefault(label, row)
+    if unknown or not labels:
+        raise DataRejected(
+            f"{version.reference} cannot be judged on these rows",
+            problems=[Problem(f"{source}, row {row}", f"unknown label {label!r}") for label, row in unknown.items()]
+            or [Problem(source, "no usable row")],
+            remedy=f"Its labels are {', '.join(version.labels[:20])}{' …' if len(version.labels) > 20 else ''}.",
+        )
+    return np.array([order[label] for label in labels], dtype=np.int64)
+
+
+def _print_evaluation(name: str, result: Evaluation) -> None:
+    from graftwork.cli.console import print_evaluation_table
+    from graftwork.evaluation.tables import class_table, confusion_table, mistakes_table, quality_table
+
+    print_evaluation_table(quality_table(result, name=name))
+    print_evaluation_table(class_table(result))
+    small = len(result.classes) <= 12
+    print_evaluation_table(confusion_table(result) if small else mistakes_table(result))
+
+
+def _shortened(text: str, width: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"

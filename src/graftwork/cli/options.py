@@ -1,0 +1,30 @@
+"""Options and arguments that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+ReferenceArgument = Annotated[
+    str, typer.Argument(metavar="REF", help="tenant/name, tenant/name@3 or tenant/name:production.")
+]
+BaseArgument = Annotated[
+    str, typer.Argument(metavar="BASE", help="A base model: its name, family/version/variant, or fingerprint.")
+]
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL or Parquet file, or a folder with a folder per class.")
+]
+TextColumn = Annotated[str, typer.Option("--text", metavar="COLUMN", help="Column that holds the texts.")]
+LabelColumn = Annotated[str, typer.Option("--label", metavar="COLUMN", help="Column that holds the labels.")]
+Encoding = Annotated[
+    str | None, typer.Option("--encoding", help="Encoding of the file, such as utf-8 or cp1252; detected by default.")
+]
+Delimiter = Annotated[str | None, typer.Option("--delimiter", help="Delimiter of a CSV file; detected by default.")]
+
+
+def examples(*lines: str) -> str:
+    """An epilog that lists examples, one a line."""
+    return "\n".join(["[bold]Examples[/bold]", *(f"[dim]$[/dim] {line}" for line in lines)])

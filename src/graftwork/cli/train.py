@@ -1,0 +1,135 @@
+"""`graft train`: from labelled rows to a published adapter."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.session import services
+
+if TYPE_CHECKING:
+    from graftwork.data.dataset import Dataset
+    from graftwork.registry.versions import AdapterVersion
+    from graftwork.training.config import TrainingConfig
+    from graftwork.training.job import Trained
+    from graftwork.wiring import Services
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command(
+        epilog=examples(
+            "graft train tickets.csv --base minilm --name acme/tickets",
+            "graft train train.csv --test test.csv --base minilm --name acme/news --strategy lora --seed 1",
+            "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
+        )
+    )(train)
+
+
+def train(
+    file: FileArgument,
+    base: Annotated[str, typer.Option("--base", help="Base model to adapt.")],
+    name: Annotated[str, typer.Option("--name", metavar="TENANT/NAME", help="Name to publish under.")],
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="auto, feature-extraction or lora; auto tries the probe, then LoRA if it could pay."),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option("--test", help="Rows to judge on; a share of FILE is held out by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One training setting; may be repeated.")
+    ] = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    expected_latest: Annotated[
+        int | None,
+        typer.Option(help="Publish only if this is the newest version (0: if there is none); else nothing is lost."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check labelled rows, adapt a base model to them, judge the result and publish it as the next version."""
+    from graftwork.data.read import read_dataset
+    from graftwork.registry.reference import Reference
+    from graftwork.training import config as settings
+
+    Reference.parse_bare(name)
+    config = settings.TrainingConfig.parse(strategy=strategy, seed=seed, assignments=assignments or [])
+    with services() as opened:
+        opened.bases.resolve(base)
+        rows = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        test_rows = None
+        if test is not None:
+            test_rows = read_dataset(test, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        published, trained = train_and_publish(
+            opened, base, name, rows, test_rows, config, expected_latest=expected_latest, quiet=as_json
+        )
+    _tell(published, trained, as_json=as_json)
+
+
+def train_and_publish(
+    opened: Services,
+    base: str,
+    name: str,
+    rows: Dataset,
+    test: Dataset | None,
+    config: TrainingConfig,
+    *,
+    expected_latest: int | None = None,
+    quiet: bool = False,
+) -> tuple[AdapterVersion, Trained]:
+    """Train on rows, with progress drawn, and publish the result as the next version of a name.
+
+    Args:
+        opened: the installation.
+        base: the base model to adapt.
+        name: `tenant/name`.
+        rows: rows to train on.
+        test: rows to judge on, or None to hold some out.
+        config: the training settings.
+        expected_latest: publish only if this is the newest version.
+        quiet: draw nothing.
+    """
+    from graftwork.cli.progress import DrawnProgress
+
+    started = time.perf_counter()
+    with DrawnProgress(quiet=quiet) as progress:
+        progress.stage("loading the base model", None)
+        backbone = opened.backbone(opened.bases.resolve(base))
+        from graftwork.training.job import train as run
+
+        trained = run(backbone, rows, test=test, config=config, progress=progress)
+    record = {**trained.record, "total_seconds": round(time.perf_counter() - started, 3), "rows_from": rows.source}
+    published = opened.catalog.publish(name, trained.artifact, record=record, expected_latest=expected_latest)
+    return published, trained
+
+
+def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None:
+    from graftwork.cli.console import file_size, print_evaluation_table, print_findings, print_json, say
+    from graftwork.cli.describe import describe_adapter
+    from graftwork.evaluation.tables import quality_table
+
+    if as_json:
+        print_json(describe_adapter(published, with_manifest=True))
+        return
+    print_findings(trained.report.findings)
+    if trained.evaluation is not None:
+        print_evaluation_table(quality_table(trained.evaluation, name=published.reference))
+    if trained.artifact.manifest.decision:
+        say(f"Chosen: {trained.artifact.manifest.decision}.")
+    say(
+        "Published ",
+        (published.reference, "bold green"),
+        f" ({published.strategy}), digest {published.digest[:12]}, {file_size(published.size_bytes)} "
+        f"({published.size_bytes / published.base_size_bytes:.2%} of the base), "
+        f"in {published.record['total_seconds']:.1f} s.",
+    )
+    name = f"{published.tenant}/{published.name}"
+    say(f'Next: graft predict {name} "your text"  ·  graft report {name}  ·  graft serve')

@@ -1,0 +1,287 @@
+"""A client of a running server."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+import httpx
+
+from graftwork.errors import GraftworkError, NotFound, Problem, RequestError, ServiceUnavailable, SettingsInvalid
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_START = "Start it with: graft serve"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The answer for one text: labels by falling score."""
+
+    scores: tuple[LabelScore, ...]
+
+    @property
+    def label(self) -> str:
+        """The most probable label."""
+        return self.scores[0].label
+
+    @property
+    def score(self) -> float:
+        """Its probability."""
+        return self.scores[0].score
+
+
+@dataclass(frozen=True, slots=True)
+class Classifications(Sequence[Classification]):
+    """One answer a text, in their order, and who gave them.
+
+    Attributes:
+        results: the answers.
+        model: the reference, resolved to a version.
+        digest: SHA-256 of the adapter that answered.
+        base: reference of the base model under it.
+        tokens: tokens that were read.
+        latency_ms: time on the server.
+    """
+
+    results: tuple[Classification, ...]
+    model: str
+    digest: str
+    base: str
+    tokens: int
+    latency_ms: float
+
+    @overload
+    def __getitem__(self, index: int) -> Classification: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Classification, ...]: ...
+    def __getitem__(self, index: int | slice) -> Classification | tuple[Classification, ...]:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """Vectors of texts.
+
+    Attributes:
+        vectors: [texts, width] float32.
+        model: what gave them: a base's reference, or an adapter's with its version.
+        digest: SHA-256 of that base or adapter.
+        tokens: tokens that were read.
+    """
+
+    vectors: NDArray[np.float32]
+    model: str
+    digest: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A base model or adapter that the server can answer with.
+
+    Attributes:
+        id: what to write as the model of a request.
+        kind: `adapter` or `base`.
+        digest: SHA-256 of its content.
+        base: reference of the base model; a base names itself.
+        size_bytes: bytes that it takes.
+        aliases: other names of it.
+        version: of an adapter, the newest one.
+        labels: of an adapter.
+    """
+
+    id: str
+    kind: str
+    digest: str
+    base: str
+    size_bytes: int
+    aliases: tuple[str, ...]
+    version: int | None
+    labels: tuple[str, ...]
+
+
+class Client:
+    """Ask a running server.
+
+    Args:
+        base_url: the server's URL.
+        timeout: seconds to wait for an answer.
+
+    Example:
+        with Client("http://127.0.0.1:8080") as client:
+            answers = client.classify("acme/news", ["Late goal wins the cup"], top_k=2)
+            print(answers[0].label, answers[0].score, answers.model)
+    """
+
+    def __init__(self, base_url: str = "http://127.0.0.1:8080", *, timeout: float = 60.0) -> None:
+        try:
+            url = httpx.URL(base_url)
+        except httpx.InvalidURL:
+            url = httpx.URL()
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise SettingsInvalid(f"{base_url!r} is not a server's URL", remedy="Write http://host:port.")
+        self._http = httpx.Client(base_url=url, timeout=timeout)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def classify(self, model: str, inputs: str | Sequence[str], top_k: int | None = None) -> Classifications:
+        """Classify texts.
+
+        Args:
+            model: `tenant/name`, `tenant/name@version` or `tenant/name:alias`.
+            inputs: a text or several.
+            top_k: answer the best k labels only.
+
+        Raises:
+            GraftworkError: the class of `graftwork.errors` whose code the server sent.
+            ServiceUnavailable: the server cannot be reached.
+        """
+        body = {"model": model, "inputs": _texts(inputs), **({} if top_k is None else {"top_k": top_k})}
+        answer = self._ask("POST", "/v1/classify", body)
+        return Classifications(
+            results=tuple(
+                Classification(tuple(LabelScore(**score) for score in result["labels"])) for result in answer["results"]
+            ),
+            **{name: answer[name] for name in ("model", "digest", "base", "tokens", "latency_ms")},
+        )
+
+    def embed(self, model: str, inputs: str | Sequence[str]) -> Embeddings:
+        """Turn texts into vectors, with a base model (by name) or an adapter (by reference). Raises as `classify`."""
+        import numpy as np
+
+        body = {"model": model, "input": _texts(inputs), "encoding_format": "base64"}
+        answer = self._ask("POST", "/v1/embeddings", body)
+        rows = [np.frombuffer(base64.b64decode(item["embedding"]), dtype="<f4") for item in answer["data"]]
+        vectors = np.stack(rows).astype(np.float32, copy=False)
+        return Embeddings(vectors, answer["model"], answer["digest"], answer["usage"]["total_tokens"])
+
+    def models(self) -> list[ModelInfo]:
+        """All base models and the newest version of each adapter. Raises as `classify`."""
+        return [
+            ModelInfo(
+                **{name: entry[name] for name in ("id", "kind", "digest", "base", "size_bytes")},
+                aliases=tuple(entry["aliases"]),
+                version=entry.get("version"),
+                labels=tuple(entry.get("labels") or ()),
+            )
+            for entry in self._entries()
+        ]
+
+    def healthy(self) -> bool:
+        """Whether a server answers at this URL."""
+        try:
+            return bool(self._ask("GET", "/healthz")["status"] == "ok")
+        except GraftworkError:
+            return False
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        cursor: str | None = None
+        while True:
+            query = {"limit": "1000", **({} if cursor is None else {"cursor": cursor})}
+            page = self._ask("GET", "/v1/models", query=query)
+            yield from page["data"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def _ask(self, method: str, path: str, body: object = None, query: dict[str, str] | None = None) -> Any:
+        # json.dumps escapes what is not ASCII: a lone surrogate reaches the server, which names the text that holds it.
+        content = None if body is None else json.dumps(body).encode()
+        headers = None if body is None else {"Content-Type": "application/json"}
+        try:
+            response = self._http.request(method, path, content=content, headers=headers, params=query)
+        except httpx.TimeoutException as error:
+            raise ServiceUnavailable(
+                f"no answer from {self._http.base_url} within {self._http.timeout.read:g} s",
+                remedy="Send fewer texts at once, or give the client a longer timeout.",
+            ) from error
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(f"{self._http.base_url} cannot be reached: {error}", remedy=_START) from error
+        if response.is_success:
+            return _parsed(response)
+        raise _error(response)
+
+
+def _texts(inputs: str | Sequence[str]) -> list[str]:
+    return [inputs] if isinstance(inputs, str) else list(inputs)
+
+
+def _parsed(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError as error:
+        raise ServiceUnavailable(
+            f"{response.url.copy_with(query=None)} answered something that is not JSON",
+            remedy="Check that a Graftwork server listens there.",
+        ) from error
+
+
+def _error(response: httpx.Response) -> GraftworkError:
+    """The error that the server meant, or the nearest one if it is not a Graftwork server that answered."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or "code" not in problem:
+        return ServiceUnavailable(
+            f"{response.url.copy_with(query=None)} answered {response.status_code}, and no problem that can be read",
+            remedy="Check that a Graftwork server listens there.",
+        )
+    kind = _classes().get(problem["code"]) or _by_status(response.status_code)
+    error = kind(
+        problem.get("detail", ""),
+        remedy=problem.get("remedy", ""),
+        problems=[
+            Problem(item.get("pointer") or item.get("where") or "", item["detail"]) for item in problem["errors"]
+        ],
+        retry_after=_seconds(response.headers.get("retry-after")),
+    )
+    if problem.get("request_id"):
+        error.add_note(f"request id: {problem['request_id']}")
+    return error
+
+
+def _classes() -> dict[str, type[GraftworkError]]:
+    found: dict[str, type[GraftworkError]] = {}
+    waiting: list[type[GraftworkError]] = [GraftworkError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__module__ == GraftworkError.__module__:
+            found[kind.code] = kind
+            waiting.extend(kind.__subclasses__())
+    return found
+
+
+def _by_status(status: int) -> type[GraftworkError]:
+    if status == 404:
+        return NotFound
+    return RequestError if status < 500 else ServiceUnavailable
+
+
+def _seconds(header: str | None) -> float | None:
+    return float(header) if header is not None and header.isdecimal() else None

@@ -1,0 +1,120 @@
+"""An evaluation as rows of plain strings; whoever shows them draws the lines.
+
+Labels are the user's own text: a renderer that knows markup must be told to take them literally.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graftwork.evaluation.results import Baseline, Evaluation, Interval
+
+_UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to be drawn.
+
+    Attributes:
+        title: what it shows.
+        columns: headings; the first column is text, the others are numbers to be set flush right.
+        rows: one string a column.
+        note: what must be known to read it, one sentence or empty.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def quality_table(evaluation: Evaluation, *, name: str = "this classifier") -> Table:
+    """The classifier beside the probe and the majority class.
+
+    Args:
+        evaluation: what was measured.
+        name: how the classifier's own row is called.
+
+    Example of the rows:
+
+        ("acme/news", "97.5 % [96.0, 98.6]", "97.4 % [95.9, 98.5]", "0.092 [0.071, 0.121]", "1.9 % [0.0, 2.9]")
+        ("always 'sport'", "23.1 % [19.5, 27.0]", "7.5 % [6.5, 8.5]", "1.602 [1.590, 1.613]", "–")
+    """
+    own = (
+        name,
+        percent(evaluation.accuracy),
+        percent(evaluation.macro_f1),
+        nats(evaluation.log_loss),
+        percent(evaluation.calibration_error),
+    )
+    rows = [own]
+    if evaluation.probe is not None:
+        rows.append(_baseline_row("probe on the frozen model", evaluation.probe))
+    rows.append(_baseline_row(f"always '{evaluation.majority_label}'", evaluation.majority))
+    return Table(
+        title=f"Quality on {evaluation.rows:,} test rows",
+        columns=("", "accuracy", "macro-F1", "log loss", "calibration error"),
+        rows=tuple(rows),
+        note=f"In brackets: {evaluation.level:.0%} bootstrap intervals, {evaluation.resamples:,} resamples.",
+    )
+
+
+def class_table(evaluation: Evaluation) -> Table:
+    """Precision, recall and F1 of each class; a dash where the rows cannot tell."""
+    rows = [
+        (
+            entry.label,
+            str(entry.support),
+            percent(entry.precision) if entry.predicted else _UNKNOWN,
+            percent(entry.recall) if entry.support else _UNKNOWN,
+            percent(entry.f1) if entry.support or entry.predicted else _UNKNOWN,
+        )
+        for entry in evaluation.per_class
+    ]
+    return Table("By class", ("class", "rows", "precision", "recall", "F1"), tuple(rows))
+
+
+def confusion_table(evaluation: Evaluation) -> Table:
+    """The confusion matrix: a row for each true class, a column for each predicted one."""
+    rows = [
+        (label, *(str(cell) if cell else "·" for cell in counts))
+        for label, counts in zip(evaluation.classes, evaluation.confusion, strict=True)
+    ]
+    return Table("Confusion matrix", ("true class", *evaluation.classes), tuple(rows), "Columns: predicted class.")
+
+
+def mistakes_table(evaluation: Evaluation, *, most: int = 10) -> Table:
+    """The pairs of classes confused most often; what remains readable where the matrix does not."""
+    cells = [
+        (count, truth, predicted)
+        for truth, counts in enumerate(evaluation.confusion)
+        for predicted, count in enumerate(counts)
+        if count and truth != predicted
+    ]
+    cells.sort(key=lambda cell: (-cell[0], cell[1], cell[2]))
+    rows = [
+        (
+            evaluation.classes[truth],
+            evaluation.classes[predicted],
+            str(count),
+            f"{100 * count / evaluation.per_class[truth].support:.1f} %",
+        )
+        for count, truth, predicted in cells[:most]
+    ]
+    return Table("Most frequent mistakes", ("true class", "predicted", "rows", "of the true class"), tuple(rows))
+
+
+def percent(interval: Interval) -> str:
+    """`97.5 % [96.0, 98.6]`."""
+    return f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def nats(interval: Interval) -> str:
+    """`0.092 [0.071, 0.121]`."""
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _baseline_row(name: str, baseline: Baseline) -> tuple[str, str, str, str, str]:
+    loss = nats(baseline.log_loss) if baseline.log_loss else _UNKNOWN
+    return (name, percent(baseline.accuracy), percent(baseline.macro_f1), loss, _UNKNOWN)

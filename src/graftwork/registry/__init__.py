@@ -1,0 +1,1 @@
+"""What exists: base models and adapters as a versioned graph over content-addressed blobs."""

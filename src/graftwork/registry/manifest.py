@@ -1,0 +1,128 @@
+"""The manifest: everything that must be known to answer with an adapter, and how it came to be.
+
+It holds nothing that differs between two runs of the same training (no times, no host, no name), so the digest of
+its canonical JSON is the identity of the adapter: same data, settings, seed and versions give the same digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from graftwork.data.findings import Finding
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+DTypeName = Literal["float32", "bfloat16", "float16"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Pooling(_Frozen):
+    """How token vectors become one vector a text.
+
+    Attributes:
+        mode: `mean` over the tokens that are not padding, `cls` the first, `last` the last that is not padding.
+        normalize: divide by the Euclidean norm afterwards.
+    """
+
+    mode: Literal["mean", "cls", "last"]
+    normalize: bool = False
+
+
+class TensorSpec(_Frozen):
+    """A tensor the delta must hold, and no other."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DTypeName
+
+
+class FileEntry(_Frozen):
+    """A file of the artifact beside the manifest."""
+
+    path: str
+    sha256: Sha256
+    size: int = Field(ge=0)
+
+
+class DatasetRecord(_Frozen):
+    """Which rows it was trained, validated and tested on."""
+
+    digest: Sha256
+    rows: int
+    train_rows: int
+    validation_rows: int
+    test_rows: int
+    test_digest: Sha256 | None = None
+    test_source: Literal["given", "held-out"] = "held-out"
+
+
+class Manifest(_Frozen):
+    """What an adapter is.
+
+    Attributes:
+        format: version of this schema.
+        base: fingerprint of the base model.
+        parent: digest of the adapter it descends from, or None for a child of the base itself.
+        strategy: `feature-extraction`, `lora` and so on.
+        strategy_settings: what the strategy was told, every default resolved.
+        labels: label names in the order of the head's rows.
+        pooling: how the base's token vectors are pooled.
+        prompt: text put before every input, as the base wants it ("query: " for E5).
+        max_length: tokens kept of an input, special tokens included.
+        tokenizer: SHA-256 of the base's tokenizer.
+        split: index of the first adapted layer; the number of layers when none is adapted.
+        layers: number of layers of the base.
+        width: width of the pooled vector, the head's second dimension.
+        dtype: dtype of the backbone it was trained on.
+        tensors: the delta's tensors; empty when only a head was trained.
+        files: every file of the artifact beside this one.
+        temperature: the head's logits are divided by it before the softmax.
+        dataset: which rows it was made from.
+        warnings: what the check of the rows warned of.
+        metrics: the evaluation on the test rows (see `graftwork.evaluation`), None when there were none.
+        decision: why this strategy was taken, one sentence, when it was chosen automatically.
+        settings: the resolved training settings.
+        seed: the seed of every random choice.
+        packages: versions of the packages that decide the bytes.
+    """
+
+    format: Literal[1] = 1
+    base: Sha256
+    parent: Sha256 | None = None
+    strategy: str
+    strategy_settings: dict[str, Any] = {}
+    labels: tuple[str, ...] = Field(min_length=2)
+    pooling: Pooling
+    prompt: str = ""
+    max_length: int = Field(ge=1)
+    tokenizer: Sha256
+    split: int = Field(ge=0)
+    layers: int = Field(ge=1)
+    width: int = Field(ge=1)
+    dtype: DTypeName
+    tensors: tuple[TensorSpec, ...] = ()
+    files: tuple[FileEntry, ...]
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    dataset: DatasetRecord
+    warnings: tuple[Finding, ...] = ()
+    metrics: dict[str, Any] | None = None
+    decision: str = ""
+    settings: dict[str, Any] = {}
+    seed: int
+    packages: dict[str, str] = {}
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: sorted keys, no white space, UTF-8."""
+        content = self.model_dump(mode="json")
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `to_bytes()`: the adapter's identity."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()

@@ -1,0 +1,84 @@
+"""How adapters are named: `tenant/name`, `tenant/name@3`, `tenant/name:production`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from graftwork.errors import ReferenceMalformed
+
+_WORD = r"[a-z0-9][a-z0-9._-]{0,62}"
+_REFERENCE = re.compile(rf"({_WORD})/({_WORD})(?:@([1-9][0-9]{{0,8}})|:({_WORD}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name somebody asks for.
+
+    Without a version or an alias it means the newest version.
+
+    Example:
+        >>> Reference.parse("acme/news@3")
+        Reference(tenant='acme', name='news', version=3, alias=None)
+        >>> str(Reference.parse("acme/news:production"))
+        'acme/news:production'
+    """
+
+    tenant: str
+    name: str
+    version: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a reference.
+
+        Raises:
+            ReferenceMalformed: if it is not of one of the three forms.
+        """
+        match = _REFERENCE.fullmatch(text)
+        if match is None:
+            shown = text if len(text) <= 80 else text[:77] + "..."
+            raise ReferenceMalformed(
+                f"{shown!r} is not a reference",
+                remedy="Write tenant/name, tenant/name@3 or tenant/name:production, in lower-case letters, digits, "
+                "'.', '_' and '-'.",
+            )
+        tenant, name, version, alias = match.groups()
+        return cls(tenant, name, int(version) if version else None, alias)
+
+    @classmethod
+    def parse_bare(cls, text: str) -> Reference:
+        """Read a reference to a name, without a version or an alias.
+
+        Raises:
+            ReferenceMalformed: if it is none, or names one version.
+        """
+        reference = cls.parse(text)
+        if reference.version is not None or reference.alias is not None:
+            raise ReferenceMalformed(f"{text!r} names one version", remedy=f"Write {reference.bare}.")
+        return reference
+
+    @property
+    def bare(self) -> str:
+        """The reference without version and alias."""
+        return f"{self.tenant}/{self.name}"
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.bare}@{self.version}"
+        return f"{self.bare}:{self.alias}" if self.alias else self.bare
+
+
+def check_word(kind: str, word: str) -> str:
+    """Return `word` if it can be a tenant, a name or an alias.
+
+    Raises:
+        ReferenceMalformed: if it cannot.
+    """
+    if re.fullmatch(_WORD, word) is None:
+        raise ReferenceMalformed(
+            f"{word!r} cannot be a {kind}",
+            remedy="Use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 63.",
+        )
+    return word

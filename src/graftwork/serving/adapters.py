@@ -1,0 +1,164 @@
+"""Adapters in host memory: read by digest on demand, checked strictly, kept within a bound.
+
+Everything that could make an adapter answer wrongly is found here, before its first answer: another base, tokenizer
+or prompt, tensors that do not fit. What fails is not remembered, so that a repaired artifact answers at its next
+request.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from graftwork.backbones.belonging import check_belongs
+from graftwork.errors import ArtifactInvalid, GraftworkError
+from graftwork.serving.delta import CONFIG, TENSORS, Delta, Place, read_delta
+from graftwork.serving.heads import Head
+from graftwork.serving.loading import SingleFlight
+from graftwork.serving.request import AdapterKey
+from graftwork.serving.stats import Meter
+
+if TYPE_CHECKING:
+    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.registry.artifact import Artifact
+    from graftwork.registry.manifest import Manifest, Pooling
+
+_HEAD = "head.safetensors"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadedAdapter:
+    """An adapter ready to be put into slots.
+
+    Attributes:
+        key: its identity.
+        labels: label names in the order of the head's rows.
+        pooling: how token vectors become one.
+        max_length: tokens kept of a text.
+        head: its classifier.
+        delta: its updates, None when only a head was trained.
+    """
+
+    key: AdapterKey
+    labels: tuple[str, ...]
+    pooling: Pooling
+    max_length: int
+    head: Head
+    delta: Delta | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors in host memory."""
+        return self.head.nbytes + (self.delta.nbytes if self.delta else 0)
+
+
+class AdapterCache:
+    """Adapters by key. Every method may be called from any thread.
+
+    Args:
+        read_artifact: reads an artifact by digest and verifies its bytes.
+        pool: threads that load.
+        nbytes: most bytes kept; what requests hold at the moment is theirs and does not count.
+        meter: counts loads and evictions.
+    """
+
+    def __init__(self, read_artifact: Callable[[str], Artifact], *, pool: Executor, nbytes: int, meter: Meter) -> None:
+        self._read_artifact = read_artifact
+        self._limit = nbytes
+        self._meter = meter
+        self._kept: OrderedDict[AdapterKey, LoadedAdapter] = OrderedDict()
+        self._lock = threading.Lock()
+        self._loads: SingleFlight[AdapterKey, LoadedAdapter] = SingleFlight(pool)
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: AdapterKey) -> LoadedAdapter | None:
+        """The adapter if it is in memory; never waits for a load."""
+        with self._lock:
+            adapter = self._kept.get(key)
+            if adapter is not None:
+                self._kept.move_to_end(key)
+            return adapter
+
+    def load(self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place]) -> Future[LoadedAdapter]:
+        """Load an adapter; callers that come while it loads share the one load."""
+        return self._loads.run(key, lambda: self._load(key, backbone, places))
+
+    def _load(self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place]) -> LoadedAdapter:
+        kept = self.get(key)
+        if kept is not None:
+            return kept
+        start = time.perf_counter()
+        failure: str | None = GraftworkError.code
+        try:
+            adapter = load_adapter(key, self._read_artifact(key.digest), backbone, places)
+            failure = None
+        except GraftworkError as error:
+            failure = error.code
+            raise
+        finally:
+            self._meter.loaded(time.perf_counter() - start, failure)
+        self._keep(adapter)
+        return adapter
+
+    def _keep(self, adapter: LoadedAdapter) -> None:
+        with self._lock:
+            self._kept[adapter.key] = adapter
+            self.nbytes += adapter.nbytes
+            evicted = 0
+            while self.nbytes > self._limit:
+                _, other = self._kept.popitem(last=False)
+                self.nbytes -= other.nbytes
+                evicted += 1
+        self._meter.add(host_evictions=evicted)
+
+
+def load_adapter(
+    key: AdapterKey, artifact: Artifact, backbone: TextBackbone, places: Mapping[str, Place]
+) -> LoadedAdapter:
+    """Make an artifact ready for a backbone.
+
+    Args:
+        key: what was asked for.
+        artifact: what was read.
+        backbone: the base it shall run on.
+        places: the backbone's modules that can be adapted.
+
+    Raises:
+        BaseMismatch: it was made for another base, tokenizer, prompt or shape.
+        ArtifactInvalid: its bytes or tensors are not what they should be.
+    """
+    if artifact.digest != key.digest:
+        raise ArtifactInvalid(
+            f"another adapter was read than was asked for: {artifact.digest[:12]} instead of {key.digest[:12]}",
+            remedy="Run `graft fsck`.",
+        )
+    manifest = artifact.manifest
+    check_belongs(manifest, backbone)
+    artifact.check()
+    head = _read_head(artifact.files[_HEAD], manifest, backbone.device)
+    delta = None
+    if manifest.tensors:
+        delta = read_delta(artifact.files[CONFIG], artifact.files[TENSORS], places, backbone.dtype)
+        if delta.split < manifest.split:
+            raise ArtifactInvalid(
+                f"layer {delta.split} is adapted, but the manifest says that all below {manifest.split} are the base's",
+                remedy="Train and publish it again.",
+            )
+    return LoadedAdapter(key, manifest.labels, manifest.pooling, manifest.max_length, head, delta)
+
+
+def _read_head(content: bytes, manifest: Manifest, device: torch.device) -> Head:
+    from safetensors.torch import load
+
+    tensors = load(content)
+    return Head(tensors["head.weight"].to(device), tensors["head.bias"].to(device), manifest.temperature)

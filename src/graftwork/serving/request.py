@@ -1,0 +1,223 @@
+"""What is asked of the engine, what it answers, and a request on its way from one to the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.errors import GraftworkError
+
+if TYPE_CHECKING:
+    from graftwork.registry.manifest import Pooling
+    from graftwork.serving.adapters import LoadedAdapter
+
+Vector = NDArray[np.float32]
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterKey:
+    """An adapter's identity everywhere in the engine; names are resolved before it and never seen by it.
+
+    Attributes:
+        digest: digest of the adapter.
+        base: fingerprint of the base model it runs on.
+    """
+
+    digest: str
+    base: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classified:
+    """The answer to `Engine.classify`.
+
+    Attributes:
+        labels: the adapter's labels, in the order of the columns.
+        logits: float32 `[texts, classes]`, rows in the order of the texts, the temperature applied.
+        digest: digest of the adapter that answered.
+        tokens: tokens computed for this request, special tokens included, padding not.
+        queue_seconds: from admission to the start of the first batch.
+    """
+
+    labels: tuple[str, ...]
+    logits: Matrix
+    digest: str
+    tokens: int
+    queue_seconds: float = 0.0
+
+    @property
+    def probabilities(self) -> Matrix:
+        """Softmax of the logits, float32 `[texts, classes]`; each row sums to one."""
+        return _softmax(self.logits)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """The answer to `Engine.embed`.
+
+    Attributes:
+        vectors: float32 `[texts, width]`, rows in the order of the texts.
+        tokens: tokens computed for this request, special tokens included, padding not.
+        queue_seconds: from admission to the start of the first batch.
+        digest: digest of the adapter whose vectors they are, None for the base's own.
+    """
+
+    vectors: Matrix
+    tokens: int
+    queue_seconds: float = 0.0
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One text of a request, ready to be computed.
+
+    Attributes:
+        ids: its token ids.
+        adapter: the adapter it runs through, None for the base alone.
+        pooling: how its token vectors become one.
+        head: whether the adapter's head is wanted, or the pooled vector itself.
+    """
+
+    ids: tuple[int, ...]
+    adapter: LoadedAdapter | None
+    pooling: Pooling
+    head: bool
+
+
+class Pending:
+    """A request between admission and answer.
+
+    Its future may be cancelled at any time until it is answered. It ends exactly once, whoever is first: an answer,
+    an error or the caller's cancellation.
+
+    Attributes:
+        tenant: whose it is.
+        base: fingerprint of the base model.
+        adapter: digest of the adapter, None for the base alone.
+        texts: the texts.
+        head: classes are asked for, not vectors.
+        normalize: overrides the pooling's own choice for vectors; None leaves it.
+        deadline: `time.monotonic()` after which nobody waits for the answer any more, None for never.
+        future: the caller's handle.
+        rows: the tokenised texts; empty until `tokenised`.
+        admitted: `time.monotonic()` of admission.
+        started: `time.monotonic()` of its first batch.
+    """
+
+    def __init__(
+        self,
+        tenant: str,
+        base: str,
+        adapter: str | None,
+        texts: Sequence[str],
+        *,
+        head: bool,
+        normalize: bool | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.tenant = tenant
+        self.base = base
+        self.adapter = adapter
+        self.texts = tuple(texts)
+        self.head = head
+        self.normalize = normalize
+        self.deadline = deadline
+        self.future: Future[Classified] | Future[Embedded] = Future()
+        self.rows: tuple[Row, ...] = ()
+        self.admitted = time.monotonic()
+        self.started: float | None = None
+        self._waiting: dict[int, deque[int]] = {}
+        self._vectors: list[Vector | None] = []
+        self._missing = 0
+        self._settled = False
+        self._lock = threading.Lock()
+
+    @property
+    def key(self) -> AdapterKey | None:
+        """Identity of its adapter."""
+        return None if self.adapter is None else AdapterKey(self.adapter, self.base)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was answered, failed or cancelled."""
+        return self.future.done()
+
+    def expired(self, now: float) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and now >= self.deadline
+
+    def tokenised(self, rows: Sequence[Row], length_class: Sequence[int]) -> None:
+        """Take the rows and sort them by the class of their length."""
+        self.rows = tuple(rows)
+        self._vectors = [None] * len(rows)
+        self._missing = len(rows)
+        for index, group in enumerate(length_class):
+            self._waiting.setdefault(group, deque()).append(index)
+
+    @property
+    def longest_class(self) -> int | None:
+        """The greatest length class with rows that wait for a batch; None when none waits."""
+        return max(self._waiting, default=None)
+
+    def next_row(self, lowest: int, highest: int) -> int | None:
+        """Index of a waiting row whose length class is in `lowest..highest`, longest first."""
+        group = max((group for group in self._waiting if lowest <= group <= highest), default=None)
+        return None if group is None else self._waiting[group][0]
+
+    def take_row(self, index: int) -> None:
+        """Take the row that `next_row` named out of the waiting ones."""
+        group = next(group for group, rows in self._waiting.items() if rows[0] == index)
+        self._waiting[group].popleft()
+        if not self._waiting[group]:
+            del self._waiting[group]
+
+    def put(self, index: int, vector: Vector) -> bool:
+        """Keep a row's logits or vector; True when it was the last one missing."""
+        self._vectors[index] = vector
+        self._missing -= 1
+        return self._missing == 0
+
+    def answer(self) -> None:
+        """End with the answer made of what was `put`."""
+        matrix = np.stack([vector for vector in self._vectors if vector is not None])
+        tokens = sum(len(row.ids) for row in self.rows)
+        waited = (self.started or self.admitted) - self.admitted
+        adapter = self.rows[0].adapter
+        result: Classified | Embedded
+        if self.head and adapter is not None:
+            result = Classified(adapter.labels, matrix, adapter.key.digest, tokens, waited)
+        else:
+            result = Embedded(matrix, tokens, waited, self.adapter)
+        if self._settle():
+            self.future.set_result(result)  # type: ignore[arg-type]
+
+    def fail(self, error: GraftworkError) -> bool:
+        """End with an error; False when it had ended already."""
+        if not self._settle():
+            return False
+        self.future.set_exception(error)
+        return True
+
+    def _settle(self) -> bool:
+        """Claim the right to end it; a future that was cancelled cannot be claimed."""
+        with self._lock:
+            if self._settled:
+                return False
+            self._settled = True
+            return self.future.set_running_or_notify_cancel()
+
+
+def _softmax(logits: Matrix) -> Matrix:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: Matrix = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities

@@ -1,0 +1,217 @@
+"""What the engine counts: plain numbers under one lock, to be read as one consistent snapshot."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Phase = Literal["tokenise", "trunk", "tail", "heads"]
+PHASES: tuple[Phase, ...] = ("tokenise", "trunk", "tail", "heads")
+
+_SECONDS = (0.0001, 0.0003, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram as Prometheus takes it.
+
+    Attributes:
+        bounds: upper bounds of the buckets, ascending; the last bucket has none.
+        counts: observations in each bucket, not added up; one more than `bounds`.
+        total: the sum of all observed values.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+    @property
+    def count(self) -> int:
+        """How many values were observed."""
+        return sum(self.counts)
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """`(upper bound, observations up to it)`, the last bound being infinity.
+
+        Example:
+            >>> Distribution((1.0, 2.0), (3, 0, 1), 9.5).cumulative()
+            [(1.0, 3), (2.0, 3), (inf, 4)]
+        """
+        seen = 0
+        result = []
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            seen += count
+            result.append((bound, seen))
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of the engine's numbers; those without "now" only ever grow.
+
+    Attributes:
+        requests: requests admitted.
+        answers: requests answered.
+        rows: texts that were computed for an answer.
+        computed_rows: rows that ran through a tail: equal text and adapter in one batch are computed once.
+        trunk_rows: unique texts whose trunk was shared.
+        tokens: tokens of the rows, padding not counted.
+        padded_tokens: tokens computed in tails, padding counted.
+        batches: batches computed.
+        reruns: batches that failed and were run again row by row.
+        batch_rows: rows a batch.
+        batch_fill: share of the token budget a batch filled.
+        queue_seconds: from admission to the start of the request's first batch.
+        step_seconds: seconds by phase.
+        load_seconds: seconds an adapter took from the blob store into host memory.
+        loads: adapters loaded.
+        load_failures: loads that failed, by error code.
+        refusals: requests that ended with an error, by error code.
+        cancelled: requests cancelled by their callers.
+        slot_loads: adapters copied into slots.
+        slot_evictions: adapters that lost their slots to others.
+        host_evictions: adapters that left host memory for others.
+        queue_depth: texts admitted and not answered, now.
+        resident_adapters: adapters in slots, now.
+        resident_bytes: bytes of those, now.
+        host_adapters: adapters in host memory, now.
+        host_bytes: bytes of those, now.
+        bases: base models loaded, now.
+    """
+
+    requests: int
+    answers: int
+    rows: int
+    computed_rows: int
+    trunk_rows: int
+    tokens: int
+    padded_tokens: int
+    batches: int
+    reruns: int
+    batch_rows: Distribution
+    batch_fill: Distribution
+    queue_seconds: Distribution
+    step_seconds: Mapping[Phase, Distribution]
+    load_seconds: Distribution
+    loads: int
+    load_failures: Mapping[str, int]
+    refusals: Mapping[str, int]
+    cancelled: int
+    slot_loads: int
+    slot_evictions: int
+    host_evictions: int
+    queue_depth: int = 0
+    resident_adapters: int = 0
+    resident_bytes: int = 0
+    host_adapters: int = 0
+    host_bytes: int = 0
+    bases: int = 0
+
+
+Count = Literal[
+    "requests",
+    "answers",
+    "rows",
+    "computed_rows",
+    "trunk_rows",
+    "tokens",
+    "padded_tokens",
+    "batches",
+    "reruns",
+    "loads",
+    "cancelled",
+    "slot_loads",
+    "slot_evictions",
+    "host_evictions",
+]
+_COUNTS: tuple[Count, ...] = Count.__args__  # type: ignore[attr-defined]
+
+
+@dataclass
+class _Histogram:
+    bounds: tuple[float, ...]
+    counts: list[int] = field(init=False)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def snapshot(self) -> Distribution:
+        return Distribution(self.bounds, tuple(self.counts), self.total)
+
+
+class Meter:
+    """Counts what happens in the engine; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[Count] = Counter()
+        self._load_failures: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self._batch_rows = _Histogram(_ROWS)
+        self._batch_fill = _Histogram(_SHARES)
+        self._queue_seconds = _Histogram(_SECONDS)
+        self._load_seconds = _Histogram(_SECONDS)
+        self._step_seconds = {phase: _Histogram(_SECONDS) for phase in PHASES}
+
+    def add(self, **counts: int) -> None:
+        """Add to counts by their names in `EngineStats`."""
+        with self._lock:
+            for name, count in counts.items():
+                self._counts[name] += count  # type: ignore[index]
+
+    def refused(self, code: str) -> None:
+        """Count a request that ended with an error."""
+        with self._lock:
+            self._refusals[code] += 1
+
+    def loaded(self, seconds: float, failure: str | None) -> None:
+        """Count a load from the blob store, and the code of the error it ended with."""
+        with self._lock:
+            self._load_seconds.observe(seconds)
+            if failure is None:
+                self._counts["loads"] += 1
+            else:
+                self._load_failures[failure] += 1
+
+    def waited(self, seconds: float) -> None:
+        """Observe a request's time in the queue."""
+        with self._lock:
+            self._queue_seconds.observe(seconds)
+
+    def spent(self, phase: Phase, seconds: float) -> None:
+        """Observe a phase's time."""
+        with self._lock:
+            self._step_seconds[phase].observe(seconds)
+
+    def batch(self, rows: int, fill: float) -> None:
+        """Observe a batch before it is computed."""
+        with self._lock:
+            self._counts["batches"] += 1
+            self._batch_rows.observe(rows)
+            self._batch_fill.observe(fill)
+
+    def snapshot(self, **now: int) -> EngineStats:
+        """All numbers at one moment; `now` gives those that are not counted but looked up."""
+        with self._lock:
+            return EngineStats(
+                **{name: self._counts[name] for name in _COUNTS},
+                batch_rows=self._batch_rows.snapshot(),
+                batch_fill=self._batch_fill.snapshot(),
+                queue_seconds=self._queue_seconds.snapshot(),
+                step_seconds={phase: histogram.snapshot() for phase, histogram in self._step_seconds.items()},
+                load_seconds=self._load_seconds.snapshot(),
+                load_failures=dict(self._load_failures),
+                refusals=dict(self._refusals),
+                **now,
+            )

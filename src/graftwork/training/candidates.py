@@ -1,0 +1,177 @@
+"""Candidates for the adapter of a run, and the choice between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.adaptation import STRATEGIES
+from graftwork.adaptation.feature_extraction import FeatureExtraction
+from graftwork.adaptation.inference import probabilities
+from graftwork.adaptation.lora import Lora
+from graftwork.adaptation.strategy import Delta
+from graftwork.errors import DataRejected
+from graftwork.evaluation.compare import paired_difference
+from graftwork.evaluation.temperature import fit_temperature
+from graftwork.training.activations import Activations
+from graftwork.training.config import TrainingConfig
+from graftwork.training.loop import fine_tune
+from graftwork.training.probe import Probe, fit_head
+from graftwork.training.progress import Progress
+from graftwork.training.rows import PreparedRows
+
+if TYPE_CHECKING:
+    from graftwork.backbones.backbone import TextBackbone
+
+_START_WAS_BEST = "LoRA, as asked for, but no epoch was better on the validation rows than the probe it started from"
+_FEWEST_ERRORS = 6  # rows that must be mended, and none broken, for McNemar's exact test to reach p < 0.05
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A delta and a head that could be published.
+
+    Attributes:
+        strategy: the strategy's name.
+        delta: what it trained below the head.
+        weight: the head's weights `[classes, width]`.
+        bias: the head's bias `[classes]`.
+        temperature: divides the logits.
+        validation_logits: logits `[validation rows, classes]`, before the temperature, of rows it was not trained on.
+        decision: why this one, when it was chosen.
+    """
+
+    strategy: str
+    delta: Delta
+    weight: NDArray[np.floating]
+    bias: NDArray[np.floating]
+    temperature: float
+    validation_logits: NDArray[np.float64]
+    decision: str
+
+
+def choose(
+    backbone: TextBackbone,
+    probe: Probe,
+    features: NDArray[np.floating],
+    prepared: PreparedRows,
+    *,
+    config: TrainingConfig,
+    max_length: int,
+    progress: Progress,
+) -> Candidate:
+    """What was asked for; with `auto`, LoRA if it beats the probe on the validation rows beyond chance.
+
+    Args:
+        backbone: the frozen backbone.
+        probe: fitted on all rows of `prepared.rows`.
+        features: pooled vectors of those rows.
+        prepared: the rows.
+        config: the settings.
+        max_length: tokens kept of a text.
+        progress: told of stages and steps.
+    """
+    if config.strategy == FeatureExtraction.name:
+        return _probe_candidate(backbone, probe, prepared, decision="")
+    if not len(prepared.validation):
+        return _without_validation(backbone, probe, prepared, config)
+    if config.strategy == "auto":
+        wrong = int((probe.held_out_logits.argmax(axis=1) != prepared.labels)[prepared.validation].sum())
+        if wrong < _FEWEST_ERRORS:
+            decision = (
+                f"feature extraction: its probe errs on only {wrong} of {len(prepared.validation)} validation rows, "
+                "too few for any other strategy to be shown better"
+            )
+            return _probe_candidate(backbone, probe, prepared, decision=decision)
+    tuned = _lora_candidate(backbone, probe, features, prepared, config, max_length, progress)
+    if config.strategy != "auto":
+        return tuned
+    plain = _probe_candidate(backbone, probe, prepared, decision="")
+    pays, decision = _compare(tuned, plain, prepared)
+    return replace(tuned if pays else plain, decision=decision)
+
+
+def _probe_candidate(backbone: TextBackbone, probe: Probe, prepared: PreparedRows, *, decision: str) -> Candidate:
+    """The probe as it is, calibrated on logits that no row had a part in."""
+    return Candidate(
+        strategy=FeatureExtraction.name,
+        delta=Delta(backbone.num_layers, (), {}),
+        weight=probe.weight,
+        bias=probe.bias,
+        temperature=probe.temperature(prepared.labels),
+        validation_logits=probe.held_out_logits[prepared.validation],
+        decision=decision,
+    )
+
+
+def _without_validation(
+    backbone: TextBackbone, probe: Probe, prepared: PreparedRows, config: TrainingConfig
+) -> Candidate:
+    told = f"no validation row is left of {len(prepared.rows)} training rows"
+    if config.strategy != "auto":
+        raise DataRejected(
+            f"{prepared.rows.source}: {told}, so {config.strategy} could be neither stopped nor calibrated",
+            remedy="Label more rows, or take feature-extraction, which needs none.",
+        )
+    return _probe_candidate(backbone, probe, prepared, decision=f"feature extraction: {told} to compare on")
+
+
+def _lora_candidate(
+    backbone: TextBackbone,
+    probe: Probe,
+    features: NDArray[np.floating],
+    prepared: PreparedRows,
+    config: TrainingConfig,
+    max_length: int,
+    progress: Progress,
+) -> Candidate:
+    train, validation = prepared.train, prepared.validation
+    classes = len(prepared.label_names)
+    # Not the probe's own head: that has seen the validation rows.
+    weight, bias = fit_head(features[train], prepared.labels[train], classes=classes, penalty=probe.penalty)
+    ids = backbone.encode(prepared.rows.texts, max_length)
+    with STRATEGIES[Lora.name].attach(backbone, config.lora, seed=config.seed) as attachment:
+        tuned = fine_tune(
+            backbone,
+            attachment,
+            weight=weight,
+            bias=bias,
+            train=Activations(backbone, [ids[row] for row in train], split=attachment.split),
+            train_labels=prepared.labels[train],
+            validation=Activations(backbone, [ids[row] for row in validation], split=attachment.split),
+            validation_labels=prepared.labels[validation],
+            settings=config.fine_tuning,
+            seed=config.seed,
+            progress=progress,
+        )
+        delta = attachment.delta()
+    logits = tuned.validation_logits.double().numpy()
+    return Candidate(
+        strategy=Lora.name,
+        delta=delta,
+        weight=tuned.weight.numpy(),
+        bias=tuned.bias.numpy(),
+        temperature=fit_temperature(logits, prepared.labels[validation]),
+        validation_logits=logits,
+        decision=_START_WAS_BEST if tuned.best_epoch == 0 else "",
+    )
+
+
+def _compare(tuned: Candidate, plain: Candidate, prepared: PreparedRows) -> tuple[bool, str]:
+    """Whether fine-tuning pays, and the sentence that says why."""
+    truth = prepared.labels[prepared.validation]
+    ours, theirs = (probabilities(c.validation_logits, c.temperature) for c in (tuned, plain))
+    accuracy = paired_difference("accuracy", ours, theirs, truth)
+    loss = paired_difference("log_loss", ours, theirs, truth)
+    gain, saved = accuracy.difference, loss.difference
+    measured = (
+        f"on {len(truth)} validation rows LoRA's accuracy is {gain.value:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}] "
+        f"and its log loss {saved.value:+.3f} [{saved.low:+.3f}, {saved.high:+.3f}] against the probe's"
+    )
+    pays = loss.better == "a" and gain.value >= 0
+    if pays:
+        return True, f"LoRA: {measured}"
+    return False, f"feature extraction: LoRA does not pay; {measured}"

@@ -1,0 +1,136 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
+from graftwork.adaptation.lora import LoraSettings
+from graftwork.errors import Problem, SettingsInvalid
+
+
+class FineTuningSettings(BaseModel):
+    """How a delta is trained.
+
+    Attributes:
+        epochs: passes over the training rows at most.
+        batch_size: rows a step.
+        learning_rate: highest rate of AdamW; warmed up linearly, then lowered along a cosine.
+        warmup_share: share of all steps that warm up.
+        weight_decay: AdamW's decoupled decay.
+        clip: largest norm of the gradient.
+        patience: epochs without a better validation loss after which the run stops.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(4, ge=1, le=1000)
+    batch_size: int = Field(32, ge=1, le=4096)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    warmup_share: float = Field(0.06, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    clip: float = Field(1.0, gt=0)
+    patience: int = Field(1, ge=1)
+
+
+class TrainingConfig(BaseModel):
+    """Everything that decides a training run, beside the rows and the base model.
+
+    Attributes:
+        strategy: `auto` tries the probe and takes LoRA when that pays on the validation rows.
+        seed: of every random choice.
+        max_length: tokens kept of a text; the base's own limit by default.
+        test_share: share of the rows held out for the final judgement when no test file is given; with 0 there is no
+            judgement.
+        validation_share: share of the remaining rows on which strategies are compared and stopped.
+        fine_tuning: how a delta is trained.
+        feature_extraction: how the head is fitted.
+        lora: what LoRA trains.
+
+    Example:
+        >>> TrainingConfig.parse(strategy="lora", assignments=["lora.rank=4", "fine_tuning.epochs=2"]).lora.rank
+        4
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: Literal["auto", "feature-extraction", "lora"] = "auto"
+    seed: int = Field(0, ge=0, lt=2**32)
+    max_length: int | None = Field(None, ge=4)
+    test_share: float = Field(0.2, ge=0, lt=1)
+    validation_share: float = Field(0.2, gt=0, lt=1)
+    fine_tuning: FineTuningSettings = FineTuningSettings()
+    feature_extraction: FeatureExtractionSettings = FeatureExtractionSettings()
+    lora: LoraSettings = LoraSettings()
+
+    @classmethod
+    def parse(cls, *, assignments: Iterable[str] = (), **values: Any) -> TrainingConfig:
+        """Build a config from keyword values and `key=value` assignments; dots reach into the parts.
+
+        Raises:
+            SettingsInvalid: with every mistake listed, unknown names with the nearest known one.
+        """
+        content: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        problems = [problem for text in assignments if (problem := _assign(content, text)) is not None]
+        try:
+            config = cls.model_validate(content)
+        except ValidationError as error:
+            problems += [_problem(e) for e in error.errors()]
+        if problems:
+            raise SettingsInvalid(
+                "these training settings cannot be used",
+                problems=problems,
+                remedy=f"Known settings are {', '.join(sorted(_names(cls)))}.",
+            )
+        return config
+
+
+def _assign(content: dict[str, Any], text: str) -> Problem | None:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        return Problem(text, "is not of the form key=value")
+    *path, last = name.strip().split(".")
+    place = content
+    for part in path:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            return Problem(name, f"{part!r} has no parts")
+    try:
+        place[last] = _number_or_text(yaml.safe_load(value))
+    except yaml.YAMLError:
+        place[last] = value
+    return None
+
+
+def _number_or_text(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; people mean a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _problem(error: Mapping[str, Any]) -> Problem:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, _names(TrainingConfig), n=1)
+        return Problem(name, f"is unknown; did you mean {near[0]}?" if near else "is unknown")
+    return Problem(name, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}")
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += _names(field.annotation, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names

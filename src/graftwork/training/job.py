@@ -1,0 +1,187 @@
+"""One training run, from labelled rows to a judged artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
+from graftwork.data.check import check_dataset
+from graftwork.evaluation.evaluate import evaluate
+from graftwork.registry.artifact import Artifact
+from graftwork.registry.manifest import DatasetRecord
+from graftwork.training.candidates import Candidate, choose
+from graftwork.training.config import TrainingConfig
+from graftwork.training.package import package
+from graftwork.training.probe import Probe, fit_probe
+from graftwork.training.progress import Progress, Silent
+from graftwork.training.rows import PreparedRows, prepare_rows
+
+if TYPE_CHECKING:
+    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.data.dataset import Dataset
+    from graftwork.data.report import DataReport
+    from graftwork.evaluation.results import Evaluation
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of a run.
+
+    Attributes:
+        artifact: what can be published.
+        report: what the check of the rows found.
+        evaluation: how good it is on the test rows; None when there are none.
+        record: facts of this run that are no part of the adapter's identity: seconds by stage.
+    """
+
+    artifact: Artifact
+    report: DataReport
+    evaluation: Evaluation | None
+    record: dict[str, Any]
+
+
+def train(
+    backbone: TextBackbone,
+    rows: Dataset,
+    *,
+    test: Dataset | None = None,
+    config: TrainingConfig | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Check the rows, adapt the backbone, calibrate, package, and judge the package.
+
+    The same rows, settings, seed, package versions and hardware give an artifact with the same digest.
+
+    Args:
+        backbone: the frozen backbone; it is the same afterwards.
+        rows: labelled rows to train on.
+        test: labelled rows to judge on; without them a share of `rows` is held out.
+        config: the settings.
+        progress: told of stages and steps.
+
+    Raises:
+        DataRejected: if the check finds errors; every one is listed.
+        SettingsInvalid: if the settings do not fit the base model.
+    """
+    config = config or TrainingConfig()
+    progress = progress or Silent()
+    clock = _Clock()
+    max_length = min(config.max_length or backbone.max_length, backbone.max_length)
+    with clock.stage("check"):
+        progress.stage("checking rows", None)
+        report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=max_length, test=test)
+        report.raise_for_errors()
+        prepared = prepare_rows(rows, test, config)
+    with clock.stage("features"):
+        texts = prepared.rows.texts + prepared.test.texts
+        progress.stage("reading texts through the backbone", len(texts))
+        vectors = backbone.embed(texts, max_length=max_length, progress=progress.advance)
+        features, test_features = vectors[: len(prepared.rows)], vectors[len(prepared.rows) :]
+    with clock.stage("probe"):
+        progress.stage("fitting the probe", None)
+        probe = fit_probe(
+            features.numpy(),
+            prepared.labels,
+            prepared.groups,
+            classes=len(prepared.label_names),
+            penalties=config.feature_extraction.penalties,
+            folds=config.feature_extraction.folds,
+            seed=config.seed,
+        )
+    with clock.stage("strategy"):
+        candidate = choose(
+            backbone, probe, features.numpy(), prepared, config=config, max_length=max_length, progress=progress
+        )
+    with clock.stage("judge"):
+        progress.stage("judging on the test rows", len(prepared.test))
+        draft = package(
+            backbone,
+            candidate,
+            labels=prepared.label_names,
+            dataset=_record(rows, prepared, candidate),
+            warnings=report.warnings,
+            max_length=max_length,
+            config=config,
+        )
+        artifact, evaluation = _judged(backbone, draft, test_features, probe, prepared, config, progress)
+    artifact.check()
+    return Trained(artifact, report, evaluation, {"seconds": clock.seconds})
+
+
+def _judged(
+    backbone: TextBackbone,
+    draft: Artifact,
+    bare_features: torch.Tensor,
+    probe: Probe,
+    prepared: PreparedRows,
+    config: TrainingConfig,
+    progress: Progress,
+) -> tuple[Artifact, Evaluation | None]:
+    """The artifact with its metrics; without test rows it has none."""
+    if not len(prepared.test):
+        return draft, None
+    evaluation = _judge(backbone, draft, bare_features, probe, prepared, config, progress)
+    manifest = draft.manifest.model_copy(update={"metrics": evaluation.model_dump(mode="json")})
+    return Artifact(manifest, draft.files), evaluation
+
+
+def _judge(
+    backbone: TextBackbone,
+    artifact: Artifact,
+    bare_features: torch.Tensor,
+    probe: Probe,
+    prepared: PreparedRows,
+    config: TrainingConfig,
+    progress: Progress,
+) -> Evaluation:
+    """Evaluate what was packaged, read back from its bytes; a head-only adapter sees the bare features again."""
+    manifest = artifact.manifest
+    features = bare_features
+    if manifest.tensors:
+        features = adapted_features(backbone, artifact, prepared.test.texts, progress=progress.advance)
+    own = probabilities(head_logits(artifact, features), manifest.temperature)
+    shares = np.bincount(prepared.labels, minlength=len(prepared.label_names)) / len(prepared.labels)
+    probe_temperature = probe.temperature(prepared.labels)
+    return evaluate(
+        own,
+        prepared.test_labels,
+        prepared.label_names,
+        majority=int(shares.argmax()),
+        prior=shares,
+        probe_probabilities=(
+            probabilities(probe.logits(bare_features.numpy()), probe_temperature) if manifest.tensors else None
+        ),
+        dataset_digest=prepared.test.digest,
+        seed=config.seed,
+    )
+
+
+def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> DatasetRecord:
+    held_back = len(prepared.validation) if candidate.delta.files else 0
+    return DatasetRecord(
+        digest=rows.digest,
+        rows=len(rows),
+        train_rows=len(prepared.rows) - held_back,
+        validation_rows=held_back,
+        test_rows=len(prepared.test),
+        test_digest=prepared.test.digest if len(prepared.test) else None,
+        test_source="held-out" if prepared.test_held_out else "given",
+    )
+
+
+@dataclass
+class _Clock:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)

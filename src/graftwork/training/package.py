@@ -1,0 +1,82 @@
+"""From what was trained to an artifact."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from graftwork import __version__
+from graftwork.registry.artifact import HEAD, Artifact
+from graftwork.registry.manifest import DatasetRecord, FileEntry, Manifest
+from graftwork.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.data.findings import Finding
+    from graftwork.training.candidates import Candidate
+
+_DECIDING = ("torch", "transformers", "tokenizers", "numpy", "scipy")
+
+
+def package(
+    backbone: TextBackbone,
+    candidate: Candidate,
+    *,
+    labels: Sequence[str],
+    dataset: DatasetRecord,
+    warnings: Sequence[Finding],
+    max_length: int,
+    config: TrainingConfig,
+) -> Artifact:
+    """Build the artifact of a trained adapter, not judged yet.
+
+    Args:
+        backbone: the backbone it was trained on.
+        candidate: the delta and the head, and how they came to be chosen.
+        labels: label names in the order of the head's rows.
+        dataset: which rows it was made from.
+        warnings: what the check of the rows warned of.
+        max_length: tokens kept of a text.
+        config: the resolved settings.
+    """
+    head = {
+        "head.weight": torch.from_numpy(np.ascontiguousarray(candidate.weight, dtype=np.float32)),
+        "head.bias": torch.from_numpy(np.ascontiguousarray(candidate.bias, dtype=np.float32)),
+    }
+    files = {HEAD: save(head), **candidate.delta.files}
+    settings = config.model_dump(mode="json")
+    packages = {name: version(name) for name in (*_DECIDING, *(("peft",) if candidate.delta.files else ()))}
+    manifest = Manifest(
+        base=backbone.fingerprint,
+        strategy=candidate.strategy,
+        strategy_settings=settings.get(candidate.strategy.replace("-", "_"), {}),
+        labels=tuple(labels),
+        pooling=backbone.pooling,
+        prompt=backbone.prompt,
+        max_length=max_length,
+        tokenizer=backbone.tokenizer_digest,
+        split=candidate.delta.split,
+        layers=backbone.num_layers,
+        width=backbone.width,
+        dtype=backbone.dtype_name,
+        tensors=candidate.delta.tensors,
+        files=tuple(
+            FileEntry(path=name, sha256=hashlib.sha256(files[name]).hexdigest(), size=len(files[name]))
+            for name in sorted(files)
+        ),
+        temperature=candidate.temperature,
+        dataset=dataset,
+        warnings=tuple(warnings),
+        decision=candidate.decision,
+        settings=settings,
+        seed=config.seed,
+        packages={"graftwork": __version__, **packages},
+    )
+    return Artifact(manifest, files)

@@ -1,0 +1,97 @@
+"""Settings become live services: the only place that assembles."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from graftwork.errors import StorageError
+from graftwork.registry.base_models import BaseModels
+from graftwork.registry.blobs import BlobStore
+from graftwork.registry.catalog import Catalog
+from graftwork.registry.database import Database
+from graftwork.settings import Settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.registry.base_rows import BaseModel
+    from graftwork.serving.engine import Engine, EngineLimits
+
+
+@dataclass
+class Services(AbstractContextManager["Services"]):
+    """Everything an entry point needs, over one registry.
+
+    Attributes:
+        settings: what it was assembled from.
+        database: the registry's database.
+        blobs: the registry's blobs.
+        bases: base models.
+        catalog: adapters.
+    """
+
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    bases: BaseModels
+    catalog: Catalog
+    _backbones: dict[str, TextBackbone] = field(default_factory=dict, repr=False)
+    _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def backbone(self, base: BaseModel) -> TextBackbone:
+        """The base model in memory, frozen; fetched, verified and loaded at the first call, the same object after.
+
+        Raises:
+            BlobDamaged: if its stored bytes are not what they were.
+            ModelError: if it cannot be loaded as a text model.
+        """
+        from graftwork.backbones.load import load_backbone
+
+        with self._loading:
+            if base.fingerprint not in self._backbones:
+                self._backbones[base.fingerprint] = load_backbone(
+                    self.bases.fetch(base),
+                    fingerprint=base.fingerprint,
+                    tokenizer=base.tokenizer,
+                    metadata=base.metadata,
+                    dtype=self.settings.dtype,
+                    device=self.settings.device,
+                )
+            return self._backbones[base.fingerprint]
+
+    def engine(self, limits: EngineLimits | None = None) -> Engine:
+        """A new engine over these services, not started."""
+        from graftwork.serving.engine import Engine
+
+        return Engine(lambda fingerprint: self.backbone(self.bases.resolve(fingerprint)), self.catalog.read, limits)
+
+    def close(self) -> None:
+        """Let go of the database; backbones are freed with this object."""
+        self.database.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_services(settings: Settings) -> Services:
+    """Open the registry; a new home folder is made, a database is brought to the newest schema.
+
+    Raises:
+        StorageError: if the home folder or the database cannot be used.
+    """
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"the folder {settings.home} cannot be made: {error.strerror}",
+            remedy="Set GRAFT_HOME to a folder you may write to.",
+        ) from error
+    database = Database.open(settings.resolved_database_url)
+    blobs = BlobStore.open(settings.resolved_blobs)
+    return Services(settings, database, blobs, BaseModels(database, blobs, settings.cache), Catalog(database, blobs))

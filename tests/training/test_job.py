@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
+from graftwork.backbones.backbone import TextBackbone
+from graftwork.data.dataset import Dataset
+from graftwork.errors import DataRejected, SettingsInvalid
+from graftwork.evaluation.results import Evaluation
+from graftwork.training.config import TrainingConfig
+from graftwork.training.job import train
+
+Backbones = Callable[..., TextBackbone]
+NOUNS = {"animal": ("fox", "dog"), "trade": ("parcel", "refund", "market"), "law": ("court", "appeal", "case")}
+
+
+def sentences(seed: int, count: int) -> Dataset:
+    random = np.random.default_rng(seed)
+    fillers = ["the", "a", "was", "and", "today", "lazy", "brown", "broken", "wonderful", "in", "over", "quick"]
+    texts, labels = [], []
+    for _ in range(count):
+        label = str(random.choice(list(NOUNS)))
+        words = [*random.choice(fillers, random.integers(4, 9)), *random.choice(NOUNS[label], 2)]
+        random.shuffle(words)
+        texts.append(" ".join(words))
+        labels.append(label)
+    return Dataset.from_lists(texts, labels, source="sentences.csv")
+
+
+@pytest.fixture
+def bert(backbone_of: Backbones) -> TextBackbone:
+    return backbone_of("bert")
+
+
+LORA = TrainingConfig.parse(
+    strategy="lora",
+    assignments=["fine_tuning.epochs=3", "fine_tuning.learning_rate=5e-3", "lora.rank=4", "fine_tuning.batch_size=16"],
+)
+PROBE = TrainingConfig(strategy="feature-extraction")
+
+
+@pytest.mark.parametrize("config", [PROBE, LORA], ids=["probe", "lora"])
+def test_the_metrics_are_those_of_the_packaged_artifact_on_the_test_rows(
+    bert: TextBackbone, config: TrainingConfig
+) -> None:
+    rows, test = sentences(0, 160), sentences(1, 80)
+    trained = train(bert, rows, test=test, config=config)
+    manifest = trained.artifact.manifest
+    answers = probabilities(
+        head_logits(trained.artifact, adapted_features(bert, trained.artifact, test.texts)), manifest.temperature
+    )
+    truth = np.array([manifest.labels.index(label) for label in test.labels])
+    assert trained.evaluation is not None
+    assert trained.evaluation.accuracy.value == pytest.approx((answers.argmax(1) == truth).mean(), abs=1e-6)
+    nats = -np.log(answers[np.arange(len(truth)), truth]).mean()
+    assert trained.evaluation.log_loss.value == pytest.approx(nats, abs=1e-5)
+    assert trained.evaluation.majority.accuracy.value < trained.evaluation.accuracy.value
+    assert Evaluation.model_validate(manifest.metrics) == trained.evaluation
+    assert manifest.dataset.test_source == "given"
+    assert manifest.dataset.digest == rows.digest
+    assert manifest.dataset.test_digest == test.digest
+
+
+def test_lora_is_judged_beside_the_probe(bert: TextBackbone) -> None:
+    rows, test = sentences(0, 300), sentences(1, 150)
+    trained = train(bert, rows, test=test, config=LORA)
+    probed = train(bert, rows, test=test, config=PROBE)
+    assert trained.evaluation is not None
+    assert trained.evaluation.probe is not None
+    assert probed.evaluation is not None
+    assert probed.evaluation.probe is None
+    assert trained.evaluation.probe.accuracy.value == probed.evaluation.accuracy.value
+    assert trained.evaluation.probe.log_loss is not None
+    assert trained.evaluation.probe.log_loss.value == pytest.approx(probed.evaluation.log_loss.value, abs=1e-4)
+    assert trained.artifact.manifest.split == 0
+    assert set(trained.artifact.files) == {"adapter_config.json", "adapter_model.safetensors", "head.safetensors"}
+    assert trained.artifact.manifest.strategy_settings["rank"] == 4
+
+
+@pytest.mark.parametrize("config", [PROBE, LORA], ids=["probe", "lora"])
+def test_the_same_run_gives_the_same_digest_and_leaves_the_backbone_as_it_was(
+    bert: TextBackbone, config: TrainingConfig
+) -> None:
+    rows = sentences(0, 120)
+    before = bert.embed(rows.texts)
+    first = train(bert, rows, config=config)
+    torch.rand(11)
+    second = train(bert, rows, config=config)
+    other = train(bert, rows, config=config.model_copy(update={"seed": 1}))
+    assert first.artifact.digest == second.artifact.digest
+    assert first.artifact.manifest_bytes == second.artifact.manifest_bytes
+    assert first.artifact.digest != other.artifact.digest
+    assert torch.equal(bert.embed(rows.texts), before)
+    assert b"seconds" not in first.artifact.manifest_bytes
+
+
+def test_names_of_files_are_no_part_of_the_identity(bert: TextBackbone) -> None:
+    rows = sentences(0, 120)
+    renamed = replace(rows, source="elsewhere.csv")
+    assert train(bert, rows, config=PROBE).artifact.digest == train(bert, renamed, config=PROBE).artifact.digest
+
+
+def test_auto_says_why(bert: TextBackbone) -> None:
+    easy = sentences(0, 200)
+    marked = replace(easy, texts=tuple(f"{label} {text}" for label, text in zip(easy.labels, easy.texts, strict=True)))
+    plain = train(bert, marked, config=TrainingConfig(strategy="auto"))
+    assert plain.artifact.manifest.strategy == "feature-extraction"
+    assert "validation rows" in plain.artifact.manifest.decision
+    hard = train(bert, sentences(0, 400), config=LORA.model_copy(update={"strategy": "auto"}))
+    assert hard.artifact.manifest.decision.startswith(("LoRA:", "feature extraction: LoRA does not pay"))
+    assert hard.artifact.manifest.strategy == (
+        "lora" if hard.artifact.manifest.decision.startswith("LoRA:") else "feature-extraction"
+    )
+
+
+def test_rows_held_out_are_near_duplicates_of_none_that_were_trained_on(bert: TextBackbone) -> None:
+    rows = sentences(0, 100)
+    doubled = Dataset.from_lists(
+        [*rows.texts, *(f"{text}!" for text in rows.texts)], [*rows.labels, *rows.labels], source="doubled"
+    )
+    trained = train(bert, doubled, config=PROBE)
+    record = trained.artifact.manifest.dataset
+    assert record.test_source == "held-out"
+    assert record.train_rows + record.test_rows == 200
+    assert record.test_rows % 2 == 0
+
+
+def test_without_test_rows_there_is_no_judgement(bert: TextBackbone) -> None:
+    trained = train(bert, sentences(0, 100), config=PROBE.model_copy(update={"test_share": 0.0}))
+    assert trained.evaluation is None
+    assert trained.artifact.manifest.metrics is None
+    assert trained.artifact.manifest.dataset.train_rows == 100
+
+
+def test_test_rows_with_labels_nobody_trained_are_named(bert: TextBackbone) -> None:
+    test = Dataset(("a fox", "a case", "a dog"), ("animal", "lawn", "anmal"), (2, 3, 4), "test.csv")
+    with pytest.raises(DataRejected) as caught:
+        train(bert, sentences(0, 100), test=test, config=PROBE)
+    assert "labels that no training row has" in str(caught.value)
+
+
+def test_test_rows_of_which_none_can_be_used_are_refused(bert: TextBackbone) -> None:
+    test = Dataset(("a fox", "a fox"), ("animal", "law"), (2, 3), "test.csv")
+    with pytest.raises(DataRejected, match=r"test\.csv"):
+        train(bert, sentences(0, 100), test=test, config=PROBE)
+
+
+def test_rows_with_errors_stop_before_anything_is_computed(bert: TextBackbone) -> None:
+    rows = Dataset.from_lists(["a fox", "a dog", "a case"], ["x", "x", "x"], source="one.csv")
+    with pytest.raises(DataRejected, match=r"one\.csv"):
+        train(bert, rows, config=PROBE)
+
+
+def test_settings_that_do_not_fit_the_base_are_refused(bert: TextBackbone) -> None:
+    config = TrainingConfig.parse(strategy="lora", assignments=["lora.layers=40"])
+    with pytest.raises(SettingsInvalid, match="do not fit"):
+        train(bert, sentences(0, 100), config=config)
+
+
+def test_warnings_and_settings_are_in_the_manifest(bert: TextBackbone) -> None:
+    rows = sentences(0, 100)
+    few = ["one rare case", "two rare cases", "three more of them"]
+    strange = Dataset.from_lists([*rows.texts, *few], [*rows.labels, *["rare"] * 3], source="rows")
+    trained = train(bert, strange, config=PROBE)
+    content = json.loads(trained.artifact.manifest_bytes)
+    assert {warning["code"] for warning in content["warnings"]} == {w.code for w in trained.report.warnings}
+    assert content["warnings"]
+    assert TrainingConfig.model_validate(content["settings"]) == PROBE
+    assert content["packages"]["torch"] == torch.__version__
+
+
+def test_too_few_rows_to_validate_on_are_refused_for_lora_and_told_by_auto(bert: TextBackbone) -> None:
+    few = Dataset.from_lists(["the fox jumps", "a lazy dog", "the court", "an appeal"], ["x", "x", "y", "y"], "few.csv")
+    with pytest.raises(DataRejected, match=r"few\.csv: no validation row is left of \d training rows, so lora"):
+        train(bert, few, config=LORA)
+    chosen = train(bert, few, config=TrainingConfig(strategy="auto")).artifact.manifest
+    assert chosen.strategy == "feature-extraction"
+    assert "no validation row is left" in chosen.decision
