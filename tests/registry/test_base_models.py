@@ -23,11 +23,12 @@ from graftwork.errors import (
     StorageError,
     StorageFull,
 )
-from graftwork.registry import base_models
+from graftwork.registry import base_cache, base_models
 from graftwork.registry.base_folder import FolderPlan, is_safe_path, plan_folder
 from graftwork.registry.base_insert import MeasuredFile, Piece, measure_plan
 from graftwork.registry.base_models import BaseModels
 from graftwork.registry.base_rows import BaseModel
+from graftwork.registry.spans import FileSpan, measure
 from tests.registry.builders import (
     METADATA,
     TOKENIZER,
@@ -282,6 +283,24 @@ def test_processes_may_fetch_the_same_model_at_once(registry: Registry, base: Ba
     errors = [child.communicate()[1].decode() for child in children]
     assert [child.returncode for child in children] == [0, 0], errors
     assert contents(registry.bases.fetch(base)) == contents(registry.home / "sources" / "tiny-0")
+
+
+def test_a_file_that_another_process_cuts_short_meanwhile_is_made_anew(
+    registry: Registry, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.bases.fetch(base)
+    cut: list[Path] = []
+
+    def cut_short(span: FileSpan) -> str:
+        if span.path.name == "model.safetensors":
+            cut.append(span.path)
+            span.path.write_bytes(b"damaged")
+        return measure(span)
+
+    monkeypatch.setattr(base_cache, "measure", cut_short)
+    folder = registry.bases.fetch(base)
+    assert len(cut) == 1
+    assert contents(folder) == contents(registry.home / "sources" / "tiny-0")
 
 
 def refused(folder: Path) -> str:

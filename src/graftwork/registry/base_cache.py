@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from graftwork.errors import BlobDamaged
+from graftwork.errors import BlobDamaged, StorageError
 from graftwork.registry.base_folder import is_safe_path
 from graftwork.registry.base_rows import BaseModel
 from graftwork.registry.blobs import BlobStore
@@ -74,7 +74,10 @@ def assemble(entry: FileEntry, pieces: Sequence[tuple[str, int]], blobs: BlobSto
 def _is_sound(path: Path, entry: FileEntry) -> bool:
     if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.size:
         return False
-    return measure(FileSpan.of(path)) == entry.sha256
+    try:
+        return measure(FileSpan.of(path)) == entry.sha256
+    except StorageError:  # another process changes it at this moment: it is made anew
+        return False
 
 
 def _remove_strangers(folder: Path, paths: set[str]) -> None:
