@@ -27,6 +27,7 @@ from graftwork.backbones.inspect import inspect_model
 from graftwork.backbones.load import load_backbone
 from graftwork.serving.adapters import LoadedAdapter
 from graftwork.serving.delta import Delta, LowRank, Place, adaptable, rank_bucket
+from graftwork.serving.forward import Forward
 from graftwork.serving.heads import Head
 from graftwork.serving.request import AdapterKey, Row
 from graftwork.serving.runner import Runner
@@ -75,14 +76,14 @@ def build(backbone: TextBackbone, options: Any) -> dict[str, Callable[[], object
         raise SystemExit("this benchmark adapts modules named query and value; take a BERT-like model")
     peft_model = with_peft(backbone, options.rows)
     meter = Meter()
-    stack = StackedAdapters(places, device=backbone.device, slots=options.resident, nbytes=1 << 34, meter=meter)
+    stack = StackedAdapters(device=backbone.device, slots=options.resident, nbytes=1 << 34, meter=meter)
     adapters = [adapter(backbone, places, str(number)) for number in range(max(options.resident, options.rows))]
     for resident in adapters[: options.resident]:
         assert resident.delta is not None
         lease = stack.pin(resident.key, resident.delta)
         assert lease is not None
         stack.release(lease)
-    runner = Runner(backbone, stack, meter)
+    runner = Runner(backbone, Forward(backbone, places), stack, meter)
 
     def ours(*picked: LoadedAdapter | None) -> Callable[[], object]:
         rows = [Row(text, one, backbone.pooling, one is not None) for text, one in zip(texts, picked, strict=True)]

@@ -17,6 +17,7 @@ from graftwork.registry.artifact import DELTA, Artifact
 from graftwork.registry.manifest import Pooling
 from graftwork.serving.delta import adaptable
 from graftwork.serving.engine import Engine, EngineLimits
+from graftwork.serving.forward import Forward
 from graftwork.serving.request import Row, Vector
 from graftwork.serving.runner import Runner
 from graftwork.serving.stacked import StackedAdapters
@@ -28,8 +29,8 @@ PROPERTY = settings(max_examples=15, deadline=None, suppress_health_check=list(H
 
 def runner_for(backbone: TextBackbone, *, slots: int = 16) -> tuple[Runner, StackedAdapters, Meter]:
     meter = Meter()
-    stack = StackedAdapters(adaptable(backbone), device=backbone.device, slots=slots, nbytes=1 << 24, meter=meter)
-    return Runner(backbone, stack, meter), stack, meter
+    stack = StackedAdapters(device=backbone.device, slots=slots, nbytes=1 << 24, meter=meter)
+    return Runner(backbone, Forward(backbone, adaptable(backbone)), stack, meter), stack, meter
 
 
 def row(backbone: TextBackbone, text: str, adapter: Made | None, *, head: bool = True) -> Row:

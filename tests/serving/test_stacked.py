@@ -1,19 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from graftwork.backbones.backbone import TextBackbone
 from graftwork.serving.delta import Delta, LowRank, Place
 from graftwork.serving.request import AdapterKey
 from graftwork.serving.stacked import Lease, SlotReassigned, StackedAdapters
 from graftwork.serving.stats import Meter
-from tests.serving.builders import Made, Spec
+from graftwork.serving.updates import Updates
 
 WIDE = 6
 
@@ -31,10 +28,13 @@ def delta(value: float, *, rank: int = 8, modules: tuple[str, ...] = ("one",)) -
     return Delta(0, {rank: {name: LowRank(a, b) for name in modules}})
 
 
-def stack_of(modules: dict[str, nn.Module], *, slots: int = 2, nbytes: int = 1 << 20) -> tuple[StackedAdapters, Meter]:
+def stack_of(*, slots: int = 2, nbytes: int = 1 << 20) -> tuple[StackedAdapters, Meter]:
     meter = Meter()
-    places = {name: Place(module, WIDE, WIDE, 0) for name, module in modules.items()}
-    return StackedAdapters(places, device=torch.device("cpu"), slots=slots, nbytes=nbytes, meter=meter), meter
+    return StackedAdapters(device=torch.device("cpu"), slots=slots, nbytes=nbytes, meter=meter), meter
+
+
+def updates_of(**modules: nn.Module) -> Updates:
+    return Updates({name: Place(module, WIDE, WIDE, 0) for name, module in modules.items()})
 
 
 @pytest.fixture
@@ -49,13 +49,15 @@ def pinned(stack: StackedAdapters, name: str, update: Delta) -> Lease:
 
 
 def run(stack: StackedAdapters, linear: nn.Module, inputs: torch.Tensor, rows: list[Lease | None]) -> torch.Tensor:
-    with torch.inference_mode(), stack.applied(stack.plan(rows)):
+    updates = updates_of(one=linear)
+    with torch.inference_mode(), updates.applied(stack.plan(rows)):
         output: torch.Tensor = linear(inputs)
+    updates.close()
     return output
 
 
 def test_each_row_gets_its_own_adapters_update(linear: nn.Linear) -> None:
-    stack, _ = stack_of({"one": linear}, slots=4)
+    stack, _ = stack_of(slots=4)
     inputs = torch.randn(4, 3, WIDE)
     one, two = pinned(stack, "one", delta(1.0)), pinned(stack, "two", delta(-2.0, rank=16))
     output = run(stack, linear, inputs, [two, None, one, two])
@@ -65,7 +67,7 @@ def test_each_row_gets_its_own_adapters_update(linear: nn.Linear) -> None:
 
 
 def test_a_module_without_a_plan_is_left_alone(linear: nn.Linear) -> None:
-    stack, _ = stack_of({"one": linear})
+    stack, _ = stack_of()
     inputs = torch.randn(2, 3, WIDE)
     plain = linear(inputs)
     stack.release(pinned(stack, "one", delta(1.0)))
@@ -74,7 +76,7 @@ def test_a_module_without_a_plan_is_left_alone(linear: nn.Linear) -> None:
 
 
 def test_a_reassigned_slot_never_answers_for_its_former_owner(linear: nn.Linear) -> None:
-    stack, _ = stack_of({"one": linear}, slots=1)
+    stack, _ = stack_of(slots=1)
     former = pinned(stack, "former", delta(1.0))
     stack.release(former)
     present = pinned(stack, "present", delta(5.0))
@@ -92,7 +94,7 @@ def test_a_reassigned_slot_never_answers_for_its_former_owner(linear: nn.Linear)
 
 
 def test_pinned_adapters_are_never_evicted(linear: nn.Linear) -> None:
-    stack, meter = stack_of({"one": linear}, slots=2)
+    stack, meter = stack_of(slots=2)
     first = pinned(stack, "first", delta(1.0))
     stack.release(pinned(stack, "second", delta(2.0)))
     third = pinned(stack, "third", delta(3.0))
@@ -104,7 +106,7 @@ def test_pinned_adapters_are_never_evicted(linear: nn.Linear) -> None:
 
 
 def test_the_least_recently_used_adapter_leaves_first(linear: nn.Linear) -> None:
-    stack, meter = stack_of({"one": linear}, slots=2)
+    stack, meter = stack_of(slots=2)
     for name in ("a", "b", "a", "c"):
         stack.release(pinned(stack, name, delta(1.0)))
     assert meter.snapshot().slot_loads == 3
@@ -116,7 +118,7 @@ def test_the_least_recently_used_adapter_leaves_first(linear: nn.Linear) -> None
 
 def test_an_adapter_of_several_ranks_takes_a_slot_of_each_or_none(linear: nn.Linear) -> None:
     other = nn.Linear(WIDE, WIDE)
-    stack, _ = stack_of({"one": linear, "two": other}, slots=1)
+    stack, _ = stack_of(slots=1)
     mixed = Delta(0, {8: delta(1.0).buckets[8], 16: delta(2.0, rank=16, modules=("two",)).buckets[16]})
     narrow = pinned(stack, "narrow", delta(1.0))
     assert stack.pin(key("mixed"), mixed) is None
@@ -126,16 +128,17 @@ def test_an_adapter_of_several_ranks_takes_a_slot_of_each_or_none(linear: nn.Lin
     assert set(lease.slots) == {8, 16}
     assert len(stack) == 1
     inputs = torch.randn(1, 2, WIDE)
-    with torch.inference_mode(), stack.applied(stack.plan([lease])):
+    plain = linear(inputs), other(inputs)
+    with torch.inference_mode(), updates_of(one=linear, two=other).applied(stack.plan([lease])):
         one, two = linear(inputs), other(inputs)
     sums = inputs.sum(dim=-1, keepdim=True)
-    torch.testing.assert_close(one, linear(inputs) + sums)
-    torch.testing.assert_close(two, other(inputs) + 2 * sums)
+    torch.testing.assert_close(one, plain[0] + sums)
+    torch.testing.assert_close(two, plain[1] + 2 * sums)
 
 
 def test_resident_bytes_stay_within_their_bound(linear: nn.Linear) -> None:
     each = delta(1.0).nbytes
-    stack, meter = stack_of({"one": linear}, slots=100, nbytes=3 * each)
+    stack, meter = stack_of(slots=100, nbytes=3 * each)
     for index in range(10):
         stack.release(pinned(stack, str(index), delta(1.0, rank=8 if index % 2 else 16)))
         assert stack.nbytes <= 3 * each
@@ -143,7 +146,7 @@ def test_resident_bytes_stay_within_their_bound(linear: nn.Linear) -> None:
 
 
 def test_a_copy_that_fails_takes_no_slot(linear: nn.Linear) -> None:
-    stack, _ = stack_of({"one": linear}, slots=1)
+    stack, _ = stack_of(slots=1)
     stack.release(pinned(stack, "good", delta(1.0)))
     broken = Delta(0, {8: {"one": LowRank(torch.zeros(WIDE + 1, 8), torch.zeros(8, WIDE))}})
     for _ in range(3):
@@ -154,17 +157,20 @@ def test_a_copy_that_fails_takes_no_slot(linear: nn.Linear) -> None:
 
 def test_an_update_that_was_not_applied_is_an_error_and_not_the_bases_answer(linear: nn.Linear) -> None:
     other = nn.Linear(WIDE, WIDE)
-    stack, _ = stack_of({"one": linear, "two": other})
+    stack, _ = stack_of()
     lease = pinned(stack, "both", delta(1.0, modules=("one", "two")))
-    with pytest.raises(RuntimeError, match="did not run two"):
-        run(stack, linear, torch.randn(1, 2, WIDE), [lease])
+    updates = updates_of(one=linear, two=other)
+    with pytest.raises(RuntimeError, match="did not run two"), updates.applied(stack.plan([lease])):
+        linear(torch.randn(1, 2, WIDE))
 
 
 def test_closing_takes_the_hooks_off(linear: nn.Linear) -> None:
-    stack, _ = stack_of({"one": linear})
-    pinned(stack, "one", delta(1.0))
+    stack, _ = stack_of()
+    updates = updates_of(one=linear)
+    with updates.applied(stack.plan([pinned(stack, "one", delta(1.0))])):
+        linear(torch.randn(1, 2, WIDE))
     assert linear._forward_hooks
-    stack.close()
+    updates.close()
     assert not linear._forward_hooks
 
 
@@ -172,7 +178,7 @@ def test_closing_takes_the_hooks_off(linear: nn.Linear) -> None:
 @given(asked=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=12))
 def test_answers_are_right_through_any_sequence_of_evictions(asked: list[list[int]]) -> None:
     linear = nn.Linear(WIDE, WIDE)
-    stack, _ = stack_of({"one": linear}, slots=3)
+    stack, _ = stack_of(slots=3)
     for batch in asked:
         waiting = list(batch)
         while waiting:
@@ -194,17 +200,12 @@ def test_answers_are_right_through_any_sequence_of_evictions(asked: list[list[in
             waiting = [number for number in waiting if number not in leases]
 
 
-def test_a_few_adapted_rows_are_picked_out_and_many_are_not(bert: TextBackbone, made: Callable[..., Made]) -> None:
-    adapter = made(bert, Spec(targets=("query",), layers=(1,))).loaded
-    assert adapter.delta is not None
-    name = "encoder.layer.1.attention.self.query"
-    place = Place(bert.model.get_submodule(name), bert.width, bert.width, 1)
-    stack = StackedAdapters({name: place}, device=bert.device, slots=2, nbytes=1 << 20, meter=Meter())
-    lease = stack.pin(adapter.key, adapter.delta)
-    (few,) = stack.plan([None, None, lease])[name]
-    assert few.rows is not None
-    assert few.rows.tolist() == [2]
-    (many,) = stack.plan([lease, None, lease])[name]
-    assert many.rows is None
-    assert many.slots.tolist() == [1, 0, 1]
-    stack.close()
+def test_rows_without_an_update_are_as_the_base_leaves_them_bit_for_bit(linear: nn.Linear) -> None:
+    stack, _ = stack_of()
+    lease = pinned(stack, "one", delta(1.0))
+    inputs = torch.randn(4, 2, WIDE)
+    few = run(stack, linear, inputs, [None, None, None, lease])
+    many = run(stack, linear, inputs, [lease, None, lease, lease])
+    assert torch.equal(few[:3], linear(inputs)[:3])
+    assert torch.equal(many[1], linear(inputs)[1])
+    torch.testing.assert_close(few[3], many[3])

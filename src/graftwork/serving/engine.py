@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from graftwork.errors import BaseMismatch, GraftworkError, Problem, RequestInvalid, ServiceUnavailable
 from graftwork.serving.adapters import AdapterCache, LoadedAdapter
 from graftwork.serving.delta import Place, adaptable
+from graftwork.serving.forward import Forward
 from graftwork.serving.loading import SingleFlight
 from graftwork.serving.request import AdapterKey, Classified, Embedded, Pending, Row
 from graftwork.serving.runner import Outcome, Runner
@@ -66,6 +67,7 @@ class _Base:
 
     backbone: TextBackbone
     places: Mapping[str, Place]
+    forward: Forward
     stack: StackedAdapters
     runner: Runner
 
@@ -138,7 +140,7 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         for base in list(self._bases.values()):
-            base.stack.close()
+            base.forward.close()
 
     def ready(self) -> tuple[bool, str]:
         """Whether it takes requests, and if not, why."""
@@ -320,13 +322,14 @@ class Engine:
             )
         places = adaptable(backbone)
         stack = StackedAdapters(
-            places,
             device=backbone.device,
             slots=self._limits.slots,
             nbytes=self._limits.slot_bytes,
             meter=self._meter,
         )
-        base = self._bases[fingerprint] = _Base(backbone, places, stack, Runner(backbone, stack, self._meter))
+        forward = Forward(backbone, places)
+        runner = Runner(backbone, forward, stack, self._meter)
+        base = self._bases[fingerprint] = _Base(backbone, places, forward, stack, runner)
         return base
 
     def _go_on(self, pending: Pending, then: Callable[[Any], None], loaded: Future[Any]) -> None:

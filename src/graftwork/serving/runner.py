@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graftwork.errors import ArtifactInvalid, GraftworkError
+from graftwork.serving.forward import Forward
 from graftwork.serving.heads import apply_heads
 from graftwork.serving.pooling import pool_rows
 from graftwork.serving.request import AdapterKey, Row, Vector
@@ -49,8 +50,9 @@ class Body:
 class Runner:
     """Computes rows on one backbone; for the engine's thread alone."""
 
-    def __init__(self, backbone: TextBackbone, stack: StackedAdapters, meter: Meter) -> None:
+    def __init__(self, backbone: TextBackbone, forward: Forward, stack: StackedAdapters, meter: Meter) -> None:
         self._backbone = backbone
+        self._forward = forward
         self._stack = stack
         self._meter = meter
 
@@ -96,10 +98,10 @@ class Runner:
         batch = self._backbone.collate(texts)
         activations = self._trunk(texts, split) if split else None
         self._meter.add(computed_rows=len(bodies), padded_tokens=batch.input_ids.numel())
-        with self._phase("tail"), self._stack.applied(plan) if plan else nullcontext():
+        with self._phase("tail"):
             if activations is None:
-                return self._backbone.forward(batch), batch.attention_mask
-            return self._backbone.tail(activations, batch, split), batch.attention_mask
+                return self._forward.whole(batch, plan), batch.attention_mask
+            return self._forward.tail(activations, batch, split, plan), batch.attention_mask
 
     def _trunk(self, texts: Sequence[Ids], split: int) -> Tensor:
         """What layer `split` receives for each text `[texts, tokens, width]`; equal texts are computed once.
@@ -109,7 +111,7 @@ class Runner:
         """
         unique = {ids: row for row, ids in enumerate(dict.fromkeys(texts))}
         with self._phase("trunk"):
-            hidden = self._backbone.trunk(self._backbone.collate(list(unique)), split)
+            hidden = self._forward.trunk(self._backbone.collate(list(unique)), split)
         self._meter.add(trunk_rows=len(unique))
         return _select(hidden, [unique[ids] for ids in texts])
 

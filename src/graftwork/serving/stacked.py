@@ -1,8 +1,7 @@
 """Many adapters' low-rank updates side by side, so that one forward pass serves rows of any of them.
 
 For each adapted module and rank bucket there is a table `A [slots, in, rank]` and a table `B [slots, rank, out]`. Each
-row of a batch picks its slot; the update is two batched products added to the module's own output. The base's weights
-are never touched, and slot 0 holds zeros: no adapter.
+row of a batch picks its slot; slot 0 holds zeros: no adapter. What is done with the tables is in `updates`.
 
 A slot is lent, not given: a `Lease` names the slot and its version, is pinned while a batch is in flight, and is
 checked against the slot's present owner when the batch is planned. A slot that was reassigned therefore cannot answer
@@ -13,21 +12,16 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
-from graftwork.serving.delta import Delta, LowRank, Place
+from graftwork.serving.delta import Delta, LowRank
 from graftwork.serving.request import AdapterKey
 from graftwork.serving.stats import Meter
-
-# From this share of adapted rows on, adding zeros to the others is cheaper than picking the adapted ones out.
-_WHOLE_BATCH_SHARE = 0.5
+from graftwork.serving.updates import Application, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +37,6 @@ class Lease:
     key: AdapterKey
     slots: Mapping[int, tuple[int, int]]
     modules: Mapping[int, frozenset[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """What one module adds for one rank bucket.
-
-    Attributes:
-        a: `[slots, in, rank]`.
-        b: `[slots, rank, out]`.
-        slots: int64 `[n]`, the slot of each row concerned.
-        rows: int64 `[n]`, which rows those are; None when they are all rows of the batch, in order.
-    """
-
-    a: Tensor
-    b: Tensor
-    slots: Tensor
-    rows: Tensor | None
-
-    def add(self, inputs: Tensor, output: Tensor) -> None:
-        """Add to `output [rows, tokens, out]` the update of `inputs [rows, tokens, in]`, in place."""
-        a = self.a.index_select(0, self.slots)
-        b = self.b.index_select(0, self.slots)
-        if self.rows is None:
-            output.baddbmm_(torch.bmm(inputs, a), b)
-        else:
-            output.index_add_(0, self.rows, torch.bmm(torch.bmm(inputs.index_select(0, self.rows), a), b))
-
-
-Plan = Mapping[str, Sequence[Application]]
 
 
 class SlotReassigned(RuntimeError):
@@ -128,25 +93,19 @@ class StackedAdapters:
     """The slots of one backbone. For the engine's thread alone; counts may be read from any.
 
     Args:
-        places: the modules that can be adapted, from `adaptable`; they are given forward hooks when first needed.
+        device: where the tables are.
         slots: most adapters of one rank bucket that are resident at once.
         nbytes: most bytes of resident adapters; one alone may exceed it.
         meter: counts loads and evictions.
     """
 
-    def __init__(
-        self, places: Mapping[str, Place], *, device: torch.device, slots: int, nbytes: int, meter: Meter
-    ) -> None:
-        self._places = places
+    def __init__(self, *, device: torch.device, slots: int, nbytes: int, meter: Meter) -> None:
         self._device = device
         self._slots = slots
         self._limit = nbytes
         self._meter = meter
         self._banks: dict[int, _Bank] = {}
         self._residents: OrderedDict[AdapterKey, _Resident] = OrderedDict()
-        self._hooks: dict[str, RemovableHandle] = {}
-        self._plan: Plan | None = None
-        self._missed: set[str] = set()
         self.nbytes = 0
 
     def __len__(self) -> int:
@@ -192,36 +151,14 @@ class StackedAdapters:
                 for module in modules:
                     users.setdefault((rank, module), set()).add(key)
         # Most modules are adapted by the same adapters: their index tensors are made once.
-        indices: dict[tuple[int, frozenset[AdapterKey]], tuple[Tensor, Tensor | None]] = {}
+        indices: dict[tuple[int, frozenset[AdapterKey]], Tensor] = {}
         plan: dict[str, list[Application]] = {}
         for (rank, module), keys in users.items():
             group = (rank, frozenset(keys))
             if group not in indices:
                 indices[group] = self._indices(rows, *group)
-            plan.setdefault(module, []).append(Application(*self._banks[rank].tables[module], *indices[group]))
+            plan.setdefault(module, []).append(Application(*self._banks[rank].tables[module], indices[group]))
         return plan
-
-    @contextmanager
-    def applied(self, plan: Plan) -> Iterator[None]:
-        """Let the backbone's modules add what the plan says while the block runs.
-
-        Raises:
-            RuntimeError: at the end, if a module with an update was never run, so that its update is missing.
-        """
-        self._plan = plan
-        self._missed = set(plan)
-        try:
-            yield
-        finally:
-            self._plan = None
-        if self._missed:
-            raise RuntimeError(f"the model's forward did not run {', '.join(sorted(self._missed))}")
-
-    def close(self) -> None:
-        """Leave the backbone's modules as they were found."""
-        for hook in self._hooks.values():
-            hook.remove()
-        self._hooks.clear()
 
     def _load(self, key: AdapterKey, delta: Delta) -> _Resident | None:
         for rank, updates in delta.buckets.items():
@@ -230,8 +167,6 @@ class StackedAdapters:
                 self._banks[rank] = _Bank(rank, max(1, min(self._slots, self._limit // each)))
         if not self._make_room(delta):
             return None
-        for name in {name for updates in delta.buckets.values() for name in updates} - self._hooks.keys():
-            self._hooks[name] = self._places[name].module.register_forward_hook(self._hook(name))
         slots: dict[int, tuple[int, int]] = {}
         try:
             for rank, updates in delta.buckets.items():
@@ -281,23 +216,6 @@ class StackedAdapters:
             if bank.owners[slot] != lease.key or bank.versions[slot] != version:
                 raise SlotReassigned(f"slot {slot} of rank {rank} no longer holds adapter {lease.key.digest[:12]}")
 
-    def _indices(
-        self, rows: Sequence[Lease | None], rank: int, keys: frozenset[AdapterKey]
-    ) -> tuple[Tensor, Tensor | None]:
+    def _indices(self, rows: Sequence[Lease | None], rank: int, keys: frozenset[AdapterKey]) -> Tensor:
         slots = [lease.slots[rank][0] if lease is not None and lease.key in keys else 0 for lease in rows]
-        concerned = [row for row, slot in enumerate(slots) if slot]
-        if len(concerned) >= _WHOLE_BATCH_SHARE * len(rows):
-            return torch.tensor(slots, device=self._device), None
-        picked = torch.tensor([slots[row] for row in concerned], device=self._device)
-        return picked, torch.tensor(concerned, device=self._device)
-
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def add(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            plan = self._plan
-            if plan is None or name not in plan:
-                return
-            for application in plan[name]:
-                application.add(args[0], output)
-            self._missed.discard(name)
-
-        return add
+        return torch.tensor(slots, device=self._device)

@@ -1,0 +1,49 @@
+"""Running the backbone's network for the rows of a batch, with their adapters' updates in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from graftwork.serving.delta import Place
+from graftwork.serving.updates import Plan, Updates
+
+if TYPE_CHECKING:
+    from graftwork.backbones.backbone import TextBackbone, TokenBatch
+
+
+class Forward:
+    """The backbone's own modules, run by PyTorch one after the other; for the engine's thread alone.
+
+    Args:
+        backbone: the backbone.
+        places: its modules that can be adapted, from `adaptable`.
+    """
+
+    def __init__(self, backbone: TextBackbone, places: Mapping[str, Place]) -> None:
+        self._backbone = backbone
+        self._updates = Updates(places)
+
+    def whole(self, batch: TokenBatch, plan: Plan) -> Tensor:
+        """The last hidden state `[rows, tokens, width]` in the backbone's dtype; an empty plan is the base alone."""
+        if not plan:
+            return self._backbone.forward(batch)
+        with self._updates.applied(plan):
+            return self._backbone.forward(batch)
+
+    def trunk(self, batch: TokenBatch, split: int) -> Tensor:
+        """What layer `split` of the base alone receives: `[rows, tokens, width]`."""
+        return self._backbone.trunk(batch, split)
+
+    def tail(self, activations: Tensor, batch: TokenBatch, split: int, plan: Plan) -> Tensor:
+        """The last hidden state when layer `split` receives `activations [rows, tokens, width]`."""
+        if not plan:
+            return self._backbone.tail(activations, batch, split)
+        with self._updates.applied(plan):
+            return self._backbone.tail(activations, batch, split)
+
+    def close(self) -> None:
+        """Leave the backbone's modules as they were found."""
+        self._updates.close()
