@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps")
     dtype: DType = Field("auto", description="dtype of the frozen backbone: auto takes what the hardware is fast at")
+    compile: bool = Field(
+        True, description="whether a server compiles the frozen network for its processor, in the background"
+    )
 
     @property
     def resolved_database_url(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,11 +16,16 @@ from graftwork.registry.database import Database
 from graftwork.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.registry.base_rows import BaseModel
+    from graftwork.serving.compiled.forward import Compiler
+    from graftwork.serving.delta import Place
     from graftwork.serving.engine import Engine, EngineLimits
+    from graftwork.serving.forward import Forward, ForwardFactory
+    from graftwork.serving.stats import Meter
 
 
 @dataclass
@@ -40,6 +46,8 @@ class Services(AbstractContextManager["Services"]):
     bases: BaseModels
     catalog: Catalog
     _backbones: dict[str, TextBackbone] = field(default_factory=dict, repr=False)
+    _folders: dict[str, Path] = field(default_factory=dict, repr=False)
+    _compilers: list[Compiler] = field(default_factory=list, repr=False)
     _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def backbone(self, base: BaseModel) -> TextBackbone:
@@ -53,8 +61,9 @@ class Services(AbstractContextManager["Services"]):
 
         with self._loading:
             if base.fingerprint not in self._backbones:
+                folder = self._folders[base.fingerprint] = self.bases.fetch(base)
                 self._backbones[base.fingerprint] = load_backbone(
-                    self.bases.fetch(base),
+                    folder,
                     fingerprint=base.fingerprint,
                     tokenizer=base.tokenizer,
                     metadata=base.metadata,
@@ -63,14 +72,42 @@ class Services(AbstractContextManager["Services"]):
                 )
             return self._backbones[base.fingerprint]
 
-    def engine(self, limits: EngineLimits | None = None) -> Engine:
-        """A new engine over these services, not started."""
-        from graftwork.serving.engine import Engine
+    def engine(self, limits: EngineLimits | None = None, *, compiled: bool = False) -> Engine:
+        """A new engine over these services, not started.
 
-        return Engine(lambda fingerprint: self.backbone(self.bases.resolve(fingerprint)), self.catalog.read, limits)
+        Args:
+            limits: its bounds.
+            compiled: whether it has networks compiled for this processor, in the background, where that is possible
+                and the settings allow it.
+        """
+        from graftwork.serving.engine import Engine
+        from graftwork.serving.forward import eager_forward
+
+        return Engine(
+            lambda fingerprint: self.backbone(self.bases.resolve(fingerprint)),
+            self.catalog.read,
+            limits,
+            make_forward=self._compiled_forward() if compiled and self.settings.compile else eager_forward,
+        )
+
+    def _compiled_forward(self) -> ForwardFactory:
+        from graftwork.serving.compiled.forward import CompiledForward, Compiler
+        from graftwork.serving.forward import eager_forward
+
+        compiler = Compiler(self.settings.cache / "compiled")
+        self._compilers.append(compiler)
+
+        def make(backbone: TextBackbone, places: Mapping[str, Place], meter: Meter) -> Forward:
+            if backbone.device.type != "cpu":
+                return eager_forward(backbone, places, meter)
+            return CompiledForward(backbone, places, self._folders[backbone.fingerprint], compiler, meter)
+
+        return make
 
     def close(self) -> None:
-        """Let go of the database; backbones are freed with this object."""
+        """Let go of the database and of what is being compiled; backbones are freed with this object."""
+        for compiler in self._compilers:
+            compiler.close()
         self.database.close()
 
     def __exit__(

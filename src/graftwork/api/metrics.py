@@ -29,6 +29,8 @@ _COUNTS = {
     "tokens": "Tokens of the rows, padding not counted.",
     "padded_tokens": "Tokens computed in tails, padding counted.",
     "batches": "Batches computed.",
+    "compiled_batches": "Passes through a network, or a part of it, that ran compiled code.",
+    "eager_batches": "Passes that ran uncompiled, while compiled code was not there.",
     "reruns": "Batches that failed and were run again row by row.",
     "loads": "Adapters loaded from the blob store.",
     "cancelled": "Requests whose callers left.",

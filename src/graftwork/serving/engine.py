@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from graftwork.errors import BaseMismatch, GraftworkError, Problem, RequestInvalid, ServiceUnavailable
 from graftwork.serving.adapters import AdapterCache, LoadedAdapter
 from graftwork.serving.delta import Place, adaptable
-from graftwork.serving.forward import Forward
+from graftwork.serving.forward import Forward, ForwardFactory, eager_forward
 from graftwork.serving.loading import SingleFlight
 from graftwork.serving.request import AdapterKey, Classified, Embedded, Pending, Row
 from graftwork.serving.runner import Outcome, Runner
@@ -79,6 +79,7 @@ class Engine:
         load_backbone: loads a base model by fingerprint; called once for each, when it is first asked for.
         read_artifact: reads an adapter by digest, its bytes verified.
         limits: the bounds.
+        make_forward: makes what runs a backbone's network; called where the backbone was loaded.
 
     Example:
         >>> engine = Engine(load_backbone, catalog.read)                             # doctest: +SKIP
@@ -93,9 +94,12 @@ class Engine:
         load_backbone: Callable[[str], TextBackbone],
         read_artifact: Callable[[str], Artifact],
         limits: EngineLimits | None = None,
+        *,
+        make_forward: ForwardFactory = eager_forward,
     ) -> None:
         self._limits = limits = limits or EngineLimits()
         self._load_backbone = load_backbone
+        self._make_forward = make_forward
         self._meter = Meter()
         self._scheduler = Scheduler(
             batch_tokens=limits.batch_tokens,
@@ -327,7 +331,7 @@ class Engine:
             nbytes=self._limits.slot_bytes,
             meter=self._meter,
         )
-        forward = Forward(backbone, places)
+        forward = self._make_forward(backbone, places, self._meter)
         runner = Runner(backbone, forward, stack, self._meter)
         base = self._bases[fingerprint] = _Base(backbone, places, forward, stack, runner)
         return base

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from graftwork.serving.delta import Place
+from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Plan, Updates
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone, TokenBatch
+
+
+ForwardFactory = Callable[["TextBackbone", Mapping[str, Place], Meter], "Forward"]
 
 
 class Forward:
@@ -47,3 +51,8 @@ class Forward:
     def close(self) -> None:
         """Leave the backbone's modules as they were found."""
         self._updates.close()
+
+
+def eager_forward(backbone: TextBackbone, places: Mapping[str, Place], _meter: Meter) -> Forward:
+    """Runs a backbone without compiling anything."""
+    return Forward(backbone, places)

@@ -64,6 +64,8 @@ class EngineStats:
         tokens: tokens of the rows, padding not counted.
         padded_tokens: tokens computed in tails, padding counted.
         batches: batches computed.
+        compiled_batches: passes of a trunk, tail or whole network that ran compiled code.
+        eager_batches: such passes that ran PyTorch's modules one by one, while compiled code was not there.
         reruns: batches that failed and were run again row by row.
         batch_rows: rows a batch.
         batch_fill: share of the token budget a batch filled.
@@ -93,6 +95,8 @@ class EngineStats:
     tokens: int
     padded_tokens: int
     batches: int
+    compiled_batches: int
+    eager_batches: int
     reruns: int
     batch_rows: Distribution
     batch_fill: Distribution
@@ -123,6 +127,8 @@ Count = Literal[
     "tokens",
     "padded_tokens",
     "batches",
+    "compiled_batches",
+    "eager_batches",
     "reruns",
     "loads",
     "cancelled",

@@ -1,0 +1,147 @@
+"""The process that compiles: `python -m graftwork.serving.compiled.worker JOB.json`.
+
+A process of its own, because compiling keeps Python's lock for seconds, and because code that crashes is better found
+out here than in the process that serves. It gives way to everything else on the machine, and ends with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graftwork.backbones.network import Network, open_network
+from graftwork.serving.compiled.checks import Case, all_agree, make_cases, make_slots, make_tables
+from graftwork.serving.compiled.graph import Graph, embedding_names
+from graftwork.serving.compiled.native import NativeNetwork
+from graftwork.serving.compiled.variant import Variant
+
+LIBRARY = "network.so"
+REFERENCES = "references.safetensors"
+EXPECTED = "expected.safetensors"
+_LOWEST_PRIORITY = 19
+_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+_MOST_ROWS = 1 << 16
+
+
+def main(job_file: str) -> None:
+    """Compile what a job file asks for into the folder that it names; any failure is an exception."""
+    job = json.loads(Path(job_file).read_text())
+    _give_way()
+    variant = Variant(job["part"], job["split"], tuple((name, rank) for name, rank in job["sites"]))
+    folder = Path(job["out"])
+    dtype = getattr(torch, job["dtype"])
+    # With a single thread the compiler leaves its parallel loops out.
+    torch.set_num_threads(max(2, os.cpu_count() or 1))
+    with torch.no_grad():
+        network = open_network(Path(job["base"]), dtype=dtype, device=torch.device("cpu"))
+        cases = make_cases(job["vocabulary"], job["max_length"])
+        _check_weights(network, cases, folder)
+        inputs = [_inputs(network, variant, case, dtype) for case in cases]
+        graph = Graph(network, variant)
+        expected = [graph(*given) for given in inputs]
+        library = _compile(graph, inputs[3], job["max_length"], folder)
+        native = NativeNetwork(library)
+        found = [
+            native.run(flat(given), list(meant.shape), dtype) for given, meant in zip(inputs, expected, strict=True)
+        ]
+    answers = iter(found)
+    if not all_agree(cases, lambda _: next(answers), expected):
+        raise RuntimeError("the compiled network does not compute what the eager one does")
+    kept = {f"hidden.{index}": hidden for index, hidden in enumerate(expected)}
+    kept |= {f"activations.{index}": given[3] for index, given in enumerate(inputs) if given[3] is not None}
+    _write(folder / EXPECTED, kept)
+
+
+def flat(inputs: Sequence[Any]) -> list[Tensor]:
+    """The arguments of `Graph.forward` as the compiled network takes them: lists opened, what is None left out."""
+    found: list[Tensor] = []
+    for given in inputs:
+        if given is not None:
+            found += [given] if isinstance(given, Tensor) else list(given)
+    return found
+
+
+def case_inputs(
+    variant: Variant, case: Case, embeddings: list[Tensor], activations: Tensor | None, tables: Sequence[list[Tensor]]
+) -> tuple[Any, ...]:
+    """The arguments of `Graph.forward` for a case."""
+    slots = make_slots(len(variant.sites), len(case.input_ids)) if variant.sites else None
+    return case.input_ids, case.attention_mask, embeddings, activations, slots, *tables
+
+
+def _inputs(network: Network, variant: Variant, case: Case, dtype: torch.dtype) -> tuple[Any, ...]:
+    embeddings = [network.model.get_parameter(name).data for name in embedding_names(network.model)]
+    activations = None
+    if variant.part == "tail":
+        run = Graph(network, Variant("trunk", variant.split))
+        activations = run(case.input_ids, case.attention_mask, embeddings, None, None, [], []).contiguous()
+    return case_inputs(variant, case, embeddings, activations, make_tables(network.model, variant.sites, dtype))
+
+
+def _compile(graph: Graph, sample: tuple[Any, ...], max_length: int, folder: Path) -> Path:
+    import torch._inductor
+    from torch.export import Dim, export
+    from torch.fx.experimental import _config as sizes
+
+    rows = Dim("rows", min=1, max=_MOST_ROWS)
+    tokens = Dim("tokens", min=1, max=max_length)
+    slots = Dim("slots", min=1)
+    _, _, embeddings, activations, picked, a, b = sample
+    shapes: tuple[Any, ...] = (
+        *({0: rows, 1: tokens}, {0: rows, 1: tokens}, [{} for _ in embeddings]),
+        *(None if activations is None else {0: rows, 1: tokens}, None if picked is None else {1: rows}),
+        *([{0: slots} for _ in a], [{0: slots} for _ in b]),
+    )
+    # Sizes are not to be guarded against the values that the sample happens to have.
+    with sizes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        program = export(graph, sample, dynamic_shapes=shapes)
+        package = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(folder / "network.pt2"), inductor_configs={"freezing": True}
+        )
+    with zipfile.ZipFile(package) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".so"))
+        (folder / LIBRARY).write_bytes(archive.read(name))
+    Path(package).unlink()
+    return folder / LIBRARY
+
+
+def _check_weights(network: Network, cases: Sequence[Case], folder: Path) -> None:
+    """The network that was opened here must be the one that serves: it must give what that one gave."""
+    from safetensors.torch import load_file
+
+    references = load_file(folder / REFERENCES)
+
+    def run(case: Case) -> Tensor:
+        hidden = network.model(input_ids=case.input_ids, attention_mask=case.attention_mask).last_hidden_state
+        assert isinstance(hidden, Tensor)
+        return hidden
+
+    if not all_agree(cases, run, [references[str(index)] for index in range(len(cases))]):
+        raise RuntimeError("the folder of the base model does not hold the weights that are being served")
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if hasattr(os, "nice"):
+        os.nice(_LOWEST_PRIORITY)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
