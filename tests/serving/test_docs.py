@@ -14,7 +14,7 @@ from graftwork.serving.engine import EngineLimits
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
-@pytest.mark.parametrize("name", ["delta", "loading", "runner", "scheduler", "stats"])
+@pytest.mark.parametrize("name", ["cache", "delta", "loading", "runner", "scheduler", "stats"])
 def test_examples_in_docstrings(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"graftwork.serving.{name}"))
     assert outcome.attempted > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -79,12 +79,19 @@ class EngineStats:
         slot_loads: adapters copied into slots.
         slot_evictions: adapters that lost their slots to others.
         host_evictions: adapters that left host memory for others.
+        embedding_hits: pooled vectors that had been computed before.
+        embedding_misses: pooled vectors that had to be computed.
+        trunk_hits: texts whose activations below the adapters had been computed before.
+        trunk_misses: texts whose activations below the adapters had to be computed.
+        cache_evictions: activations that left the cache for others.
         queue_depth: texts admitted and not answered, now.
         resident_adapters: adapters in slots, now.
         resident_bytes: bytes of those, now.
         host_adapters: adapters in host memory, now.
         host_bytes: bytes of those, now.
         bases: base models loaded, now.
+        cache_entries: activations in the cache, now.
+        cache_bytes: bytes of those, now.
     """
 
     requests: int
@@ -110,12 +117,19 @@ class EngineStats:
     slot_loads: int
     slot_evictions: int
     host_evictions: int
+    embedding_hits: int
+    embedding_misses: int
+    trunk_hits: int
+    trunk_misses: int
+    cache_evictions: int
     queue_depth: int = 0
     resident_adapters: int = 0
     resident_bytes: int = 0
     host_adapters: int = 0
     host_bytes: int = 0
     bases: int = 0
+    cache_entries: int = 0
+    cache_bytes: int = 0
 
 
 Count = Literal[
@@ -135,6 +149,11 @@ Count = Literal[
     "slot_loads",
     "slot_evictions",
     "host_evictions",
+    "embedding_hits",
+    "embedding_misses",
+    "trunk_hits",
+    "trunk_misses",
+    "cache_evictions",
 ]
 _COUNTS: tuple[Count, ...] = Count.__args__  # type: ignore[attr-defined]
 
@@ -169,6 +188,15 @@ class Meter:
         self._queue_seconds = _Histogram(_SECONDS)
         self._load_seconds = _Histogram(_SECONDS)
         self._step_seconds = {phase: _Histogram(_SECONDS) for phase in PHASES}
+        self._sources: list[Callable[[], Mapping[str, int]]] = []
+
+    def read_from(self, source: Callable[[], Mapping[str, int]]) -> None:
+        """Take these numbers from whoever counts them, under a lock of its own, at each snapshot.
+
+        For what is counted so often that counting it here would cost more than what is counted.
+        """
+        with self._lock:
+            self._sources.append(source)
 
     def add(self, **counts: int) -> None:
         """Add to counts by their names in `EngineStats`."""
@@ -210,8 +238,11 @@ class Meter:
     def snapshot(self, **now: int) -> EngineStats:
         """All numbers at one moment; `now` gives those that are not counted but looked up."""
         with self._lock:
+            numbers = Counter[str]({name: self._counts[name] for name in _COUNTS})
+            for source in self._sources:
+                numbers.update(source())
             return EngineStats(
-                **{name: self._counts[name] for name in _COUNTS},
+                **numbers,
                 batch_rows=self._batch_rows.snapshot(),
                 batch_fill=self._batch_fill.snapshot(),
                 queue_seconds=self._queue_seconds.snapshot(),
