@@ -168,3 +168,22 @@ def test_a_value_in_the_last_place_of_a_large_tensor_is_seen() -> None:
     values[-1] = math.inf
     spec = TensorSpec(name="t", shape=values.shape, dtype="float32")
     assert "t: holds NaN" in problems(make_artifact(BASE, files=delta(t=values), tensors=(spec,)))
+
+
+def test_what_was_proven_cannot_be_changed_afterwards() -> None:
+    artifact = make_artifact(BASE)
+    files = dict(artifact.files)
+    proven = Artifact(artifact.manifest, files)
+    proven.check()
+    files[HEAD] = pickle.dumps([1.0])
+    assert proven.files[HEAD] == artifact.files[HEAD]
+    with pytest.raises(TypeError):
+        proven.files[HEAD] = b""  # type: ignore[index]
+    assert "bytes; the manifest says" in problems(Artifact(artifact.manifest, files))
+
+
+def test_numbers_are_looked_at_tensor_by_tensor_where_dtypes_differ() -> None:
+    tensors = {A: np.ones((2, WIDTH), np.float16), B: np.full((WIDTH, 2), math.nan, np.float32)}
+    specs = tuple(TensorSpec(name=n, shape=t.shape, dtype=str(t.dtype)) for n, t in tensors.items())
+    told = problems(make_artifact(BASE, files=delta(**tensors), tensors=specs))
+    assert told == f"{DELTA}, {B}: holds NaN or infinity"

@@ -8,6 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import ArtifactInvalid, Problem
@@ -55,17 +57,22 @@ class Artifact:
             something below the head was trained.
         manifest_bytes: the manifest as stored; by default its canonical JSON. Kept apart so that an adapter's digest
             does not change when a later version of the schema would write the same manifest differently.
+
+    It cannot be changed, so what was once proven of it is not proven again.
     """
 
     manifest: Manifest
     files: Mapping[str, bytes]
     manifest_bytes: bytes = field(default=b"", repr=False)
+    _passed: set[ArtifactLimits] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "files", MappingProxyType(dict(self.files)))
+        object.__setattr__(self, "_passed", set())
         if not self.manifest_bytes:
             object.__setattr__(self, "manifest_bytes", self.manifest.to_bytes())
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the manifest, which holds the SHA-256 of every file: the adapter's identity."""
         return hashlib.sha256(self.manifest_bytes).hexdigest()
@@ -83,6 +90,8 @@ class Artifact:
         Raises:
             ArtifactInvalid: with every problem found.
         """
+        if limits in self._passed:
+            return
         problems = check_manifest(self.manifest, self.manifest_bytes, limits)
         problems += self._check_files()
         if not problems:
@@ -92,6 +101,7 @@ class Artifact:
                 problems += _check_delta(self.manifest, self.files[DELTA], limits)
         if problems:
             raise invalid(problems)
+        self._passed.add(limits)
 
     def _check_files(self) -> list[Problem]:
         promised = {entry.path: entry for entry in self.manifest.files}
@@ -171,6 +181,10 @@ def _check_tensors(
     problems += _check_ranks(file, header, limits)
     if problems:
         return problems
+    # All tensors of one dtype lie side by side, so one look tells that nothing is wrong, which is the rule.
+    kinds = {place.dtype for place in header.tensors.values()}
+    if len(kinds) == 1 and _all_finite(content, TensorPlace(kinds.pop(), (), header.size, len(content))):
+        return []
     finite = {name: _all_finite(content, place) for name, place in header.tensors.items()}
     return [Problem(f"{file}, {name}", "holds NaN or infinity") for name, sound in finite.items() if not sound]
 

@@ -31,6 +31,14 @@ from graftwork.registry.versions import (
 if TYPE_CHECKING:
     import builtins
 
+# Built once: building it anew costs more than running it.
+_HELD = (
+    sa.select(adapters.c.tenant, adapters.c.name, adapter_versions.c.version)
+    .join_from(adapter_versions, adapters)
+    .where(adapter_versions.c.digest == sa.bindparam("digest"))
+    .limit(1)
+)
+
 
 class Catalog:
     """Adapters by name, version and alias.
@@ -167,9 +175,8 @@ class Catalog:
         """
         digest = version if isinstance(version, str) else version.digest
         with self._database.read() as connection:
-            held = sa.select(adapters.c.tenant, adapters.c.name, adapter_versions.c.version)
-            held = held.join_from(adapter_versions, adapters).where(adapter_versions.c.digest == digest)
-            row = connection.execute(held.where(scope.condition()).limit(1)).one_or_none()
+            held = _HELD if scope.tenant is None else _HELD.where(scope.condition())
+            row = connection.execute(held, {"digest": digest}).one_or_none()
         if row is None:
             shown = version[:64] if isinstance(version, str) else version.reference
             raise NotFound(f"no adapter {shown!r}", remedy="It may have been removed; graft list shows what there is.")

@@ -11,11 +11,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 MAX_HEADER = 100_000_000
 """Bytes a header may have: the bound of the safetensors library itself."""
 _MAX_DIMENSIONS = 32
+_REMEMBERED_BYTES, _REMEMBERED = 32 * 1024, 64
+"""Headers up to so many bytes are remembered, the last so many: adapters of one recipe have the same."""
 
 _BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
@@ -95,6 +99,10 @@ def parse_header(text: bytes, total: int) -> Header:
     Raises:
         HeaderInvalid: with every problem found.
     """
+    return _remembered(text, total) if len(text) <= _REMEMBERED_BYTES else _parsed(text, total)
+
+
+def _parsed(text: bytes, total: int) -> Header:
     if not text.startswith(b"{"):
         raise HeaderInvalid("has a header that is no JSON object")
     try:
@@ -116,7 +124,10 @@ def parse_header(text: bytes, total: int) -> Header:
         problems += _contiguous(ordered, 8 + len(text), total)
     if problems:
         raise HeaderInvalid(*problems)
-    return Header(8 + len(text), dict(ordered), free)
+    return Header(8 + len(text), MappingProxyType(dict(ordered)), MappingProxyType(free))
+
+
+_remembered = lru_cache(_REMEMBERED)(_parsed)
 
 
 def read_header(data: bytes, *, limit: int = MAX_HEADER) -> Header:
