@@ -54,4 +54,4 @@ test: check fetch
 
 bench: fetch
 	$(BIN)/python -m benchmarks.train_from_csv
-	$(BIN)/python -m benchmarks.serving_mixed $(CACHE)/models/minilm
+	$(BIN)/python -m benchmarks.serving

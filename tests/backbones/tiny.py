@@ -124,7 +124,9 @@ def tokenizer_of(architecture: str) -> Any:
     return byte_pairs(template=not decoder, pad=not decoder)
 
 
-def save_model(folder: Path, architecture: str, *, kind: str = "AutoModel", shard: str = "1GB", **changes: Any) -> Path:
+def save_model(
+    folder: Path, architecture: str, *, kind: str = "AutoModel", shard: str = "1GB", seed: int = 7, **changes: Any
+) -> Path:
     """Write a model folder and give it back.
 
     Args:
@@ -132,9 +134,10 @@ def save_model(folder: Path, architecture: str, *, kind: str = "AutoModel", shar
         architecture: a name that `config_of` knows.
         kind: transformers' class to build it with, such as `AutoModelForMaskedLM`.
         shard: size of a safetensors file.
+        seed: of the weights.
         changes: of its configuration.
     """
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     model = getattr(transformers, kind).from_config(config_of(architecture, **changes))
     for parameter in model.parameters():
         # Layers start as near-identities with zero biases, which would hide mistakes.

@@ -183,7 +183,10 @@ def test_what_was_proven_cannot_be_changed_afterwards() -> None:
 
 
 def test_numbers_are_looked_at_tensor_by_tensor_where_dtypes_differ() -> None:
-    tensors = {A: np.ones((2, WIDTH), np.float16), B: np.full((WIDTH, 2), math.nan, np.float32)}
+    tensors: dict[str, np.ndarray] = {
+        A: np.ones((2, WIDTH), np.float16),
+        B: np.full((WIDTH, 2), math.nan, np.float32),
+    }
     specs = tuple(TensorSpec(name=n, shape=t.shape, dtype=str(t.dtype)) for n, t in tensors.items())
     told = problems(make_artifact(BASE, files=delta(**tensors), tensors=specs))
     assert told == f"{DELTA}, {B}: holds NaN or infinity"

@@ -243,7 +243,7 @@ class Content:
         return embedding_domain(cache, self, self.adapter, pooling)  # type: ignore[arg-type]
 
     def trunk(self, cache: ActivationCache) -> int:
-        return trunk_domain(cache, self, self.adapter, self.split)  # type: ignore[arg-type]
+        return trunk_domain(cache, self, self.split)  # type: ignore[arg-type]
 
     @property
     def adapter(self) -> Any:
@@ -278,15 +278,16 @@ contents = st.builds(
 def test_contents_share_entries_when_nothing_differs_that_counts_and_never_else(one: Content, other: Content) -> None:
     cache = ActivationCache(1 << 20, Meter())
 
-    def base(content: Content) -> tuple[object, ...]:
-        seen = min(content.own_length, content.max_length)
-        return content.fingerprint, content.tokenizer_digest, content.prompt, content.dtype_name, seen
-
     def pooled(content: Content) -> tuple[object, ...]:
-        return *base(content), content.mode, content.normalize, content.digest if content.delta else None
+        seen = min(content.own_length, content.max_length)
+        tokens = content.fingerprint, content.tokenizer_digest, content.prompt, content.dtype_name, seen
+        return *tokens, content.mode, content.normalize, content.digest if content.delta else None
+
+    def below(content: Content) -> tuple[object, ...]:
+        return content.fingerprint, content.dtype_name, content.split
 
     assert (one.embedding(cache) == other.embedding(cache)) == (pooled(one) == pooled(other))
-    assert (one.trunk(cache) == other.trunk(cache)) == ((*base(one), one.split) == (*base(other), other.split))
+    assert (one.trunk(cache) == other.trunk(cache)) == (below(one) == below(other))
     assert one.embedding(cache) != other.trunk(cache)
 
 

@@ -14,7 +14,7 @@ from graftwork.serving.engine import EngineLimits
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
-@pytest.mark.parametrize("name", ["cache", "delta", "loading", "runner", "scheduler", "stats"])
+@pytest.mark.parametrize("name", ["cache", "delta", "loading", "scheduler", "stats", "trunk"])
 def test_examples_in_docstrings(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"graftwork.serving.{name}"))
     assert outcome.attempted > 0
@@ -23,5 +23,5 @@ def test_examples_in_docstrings(name: str) -> None:
 
 @pytest.mark.parametrize("field", dataclasses.fields(EngineLimits), ids=lambda field: field.name)
 def test_the_page_tells_every_bound_and_its_default(field: dataclasses.Field[int]) -> None:
-    default = "1 GiB" if field.default == 1 << 30 else f"{field.default:,}"
+    default = {1 << 30: "1 GiB", 256 << 20: "256 MiB"}.get(getattr(EngineLimits(), field.name), f"{field.default:,}")
     assert f"| `{field.name}` | {default} |" in PAGE.read_text("utf-8")

@@ -15,6 +15,7 @@ from safetensors.torch import load
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.registry.artifact import DELTA, Artifact
 from graftwork.registry.manifest import Pooling
+from graftwork.serving.cache import ActivationCache, text_digest
 from graftwork.serving.delta import adaptable
 from graftwork.serving.engine import Engine, EngineLimits
 from graftwork.serving.forward import Forward
@@ -27,16 +28,19 @@ from tests.serving.builders import ATTENTION, EVERY, TEXTS, Made, Spec, unhooked
 PROPERTY = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def runner_for(backbone: TextBackbone, *, slots: int = 16) -> tuple[Runner, StackedAdapters, Meter]:
+def runner_for(
+    backbone: TextBackbone, *, slots: int = 16, cache_bytes: int = 0
+) -> tuple[Runner, StackedAdapters, Meter]:
     meter = Meter()
     stack = StackedAdapters(device=backbone.device, slots=slots, nbytes=1 << 24, meter=meter)
-    return Runner(backbone, Forward(backbone, adaptable(backbone)), stack, meter), stack, meter
+    cache = ActivationCache(cache_bytes, meter)
+    return Runner(backbone, Forward(backbone, adaptable(backbone)), stack, cache, meter), stack, meter
 
 
 def row(backbone: TextBackbone, text: str, adapter: Made | None, *, head: bool = True) -> Row:
     loaded = adapter.loaded if adapter else None
     ids = tuple(backbone.encode([text], adapter.spec.max_length if adapter else None)[0])
-    return Row(ids, loaded, backbone.pooling, head and adapter is not None)
+    return Row(text_digest(text), ids, loaded, backbone.pooling, head and adapter is not None)
 
 
 def run(runner: Runner, stack: StackedAdapters, rows: Sequence[Row]) -> list[Vector]:
@@ -196,7 +200,7 @@ def test_rows_are_pooled_as_their_own_manifest_says(bert: TextBackbone, made: Ca
     poolings = [Pooling(mode="cls"), Pooling(mode="last", normalize=True), Pooling(mode="mean")]
     for pooling in poolings:
         ids = tuple(bert.encode([TEXTS[0]])[0])
-        rows.append(Row(ids, None, pooling, head=False))
+        rows.append(Row(text_digest(TEXTS[0]), ids, None, pooling, head=False))
     padding = row(bert, TEXTS[3], None)
     cls, last, mean, _ = run(runner, stack, [*rows, padding])
     hidden = bert.forward(bert.collate([rows[0].ids]))[0].numpy()

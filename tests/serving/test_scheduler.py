@@ -33,7 +33,7 @@ def request(
     deadline = None if left is None else time.monotonic() + left
     pending = Pending(tenant, base, None, ["text"] * len(lengths), head=False, deadline=deadline)
     queue.admit(pending)
-    queue.enqueue(pending, [Row((1,) * length, None, POOLING, head=False) for length in lengths])
+    queue.enqueue(pending, [Row(b"text", (1,) * length, None, POOLING, head=False) for length in lengths])
     return pending
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftwork.serving.request import AdapterKey
-from graftwork.serving.runner import Body, share_trunk
+from graftwork.serving.trunk import Body, share_trunk
 
 LAYERS = 6
 

@@ -37,6 +37,11 @@ _COUNTS = {
     "slot_loads": "Adapters copied into slots.",
     "slot_evictions": "Adapters that lost their slots to others.",
     "host_evictions": "Adapters that left host memory for others.",
+    "embedding_hits": "Pooled vectors that had been computed before.",
+    "embedding_misses": "Pooled vectors that had to be computed.",
+    "trunk_hits": "Texts whose activations below the adapters had been computed before.",
+    "trunk_misses": "Texts whose activations below the adapters had to be computed.",
+    "cache_evictions": "Activations that left the cache for others.",
 }
 _COUNTS_BY_CODE = {
     "load_failures": "Loads that failed, by error code.",
@@ -49,6 +54,8 @@ _NOW = {
     "host_adapters": "Adapters in host memory.",
     "host_bytes": "Bytes of adapters in host memory.",
     "bases": "Base models loaded.",
+    "cache_entries": "Activations in the cache.",
+    "cache_bytes": "Bytes of activations in the cache.",
 }
 _DISTRIBUTIONS = {
     "batch_rows": "Rows in a batch.",

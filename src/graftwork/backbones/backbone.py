@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -110,13 +112,13 @@ class TextBackbone:
 
     def collate(self, ids: Sequence[Sequence[int]]) -> TokenBatch:
         """Pad rows of token ids on the right to the longest and put them on the backbone's device."""
-        longest = max(map(len, ids), default=0)
-        input_ids = torch.full((len(ids), longest), self.tokenizer.pad_id, dtype=torch.int64)
-        attention_mask = torch.zeros((len(ids), longest), dtype=torch.int64)
-        for row, tokens in enumerate(ids):
-            input_ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-            attention_mask[row, : len(tokens)] = 1
-        return TokenBatch(input_ids.to(self.device), attention_mask.to(self.device))
+        # In numpy and all rows at once: a tensor for each row would cost twenty times more.
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        real = np.arange(lengths.max(initial=0)) < lengths[:, np.newaxis]
+        input_ids = np.full(real.shape, self.tokenizer.pad_id, np.int64)
+        input_ids[real] = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
+        attention_mask = real.astype(np.int64)
+        return TokenBatch(torch.from_numpy(input_ids).to(self.device), torch.from_numpy(attention_mask).to(self.device))
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """The last hidden state `[rows, tokens, width]` in the backbone's dtype; rows of padding hold noise."""

@@ -72,6 +72,10 @@ class Artifact:
         if not self.manifest_bytes:
             object.__setattr__(self, "manifest_bytes", self.manifest.to_bytes())
 
+    def __reduce__(self) -> tuple[type[Artifact], tuple[Manifest, dict[str, bytes], bytes]]:
+        # A view of a dictionary cannot be pickled; and a copy from elsewhere has yet to be proven.
+        return type(self), (self.manifest, dict(self.files), self.manifest_bytes)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the manifest, which holds the SHA-256 of every file: the adapter's identity."""

@@ -81,6 +81,10 @@ class ActivationCache:
     def __len__(self) -> int:
         return len(self._shelves[0].entries) + len(self._shelves[1].entries)
 
+    def __contains__(self, key: tuple[int, bytes]) -> bool:
+        """Whether the value of a domain and text is kept; neither counted nor a use."""
+        return key in self._shelves[key[0] & 1].entries
+
     def domain(self, kind: Kind, *parts: str | int) -> int:
         """The number that stands for everything but the text that an entry is made of.
 
@@ -175,19 +179,22 @@ def embedding_domain(
     cache: ActivationCache, backbone: TextBackbone, adapter: LoadedAdapter | None, pooling: Pooling
 ) -> int:
     """The domain of pooled vectors: one for all head-only adapters that cut and pool alike, and for the base itself."""
-    delta = "" if adapter is None or adapter.delta is None else adapter.key.digest
-    return cache.domain("embedding", *_base(backbone, adapter), pooling.mode, int(pooling.normalize), delta)
+    return cache.domain(
+        "embedding",
+        backbone.fingerprint,
+        backbone.tokenizer_digest,
+        backbone.prompt,
+        backbone.dtype_name,
+        backbone.max_length if adapter is None else min(adapter.max_length, backbone.max_length),
+        pooling.mode,
+        int(pooling.normalize),
+        "" if adapter is None or adapter.delta is None else adapter.key.digest,
+    )
 
 
-def trunk_domain(cache: ActivationCache, backbone: TextBackbone, adapter: LoadedAdapter | None, split: int) -> int:
-    """The domain of what layer `split` of the base receives."""
-    return cache.domain("trunk", *_base(backbone, adapter), split)
-
-
-def _base(backbone: TextBackbone, adapter: LoadedAdapter | None) -> tuple[str, str, str, str, int]:
-    """Whose activations these are, and which tokens of the text they have seen."""
-    length = backbone.max_length if adapter is None else min(adapter.max_length, backbone.max_length)
-    return backbone.fingerprint, backbone.tokenizer_digest, backbone.prompt, backbone.dtype_name, length
+def trunk_domain(cache: ActivationCache, backbone: TextBackbone, split: int) -> int:
+    """The domain of what layer `split` of the base receives, for texts known by their token ids."""
+    return cache.domain("trunk", backbone.fingerprint, backbone.dtype_name, split)
 
 
 # Bounded, and only to save time: a domain that has left it is computed again and comes out the same.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import BaseMismatch, GraftworkError, Problem, RequestInvalid, ServiceUnavailable
 from graftwork.serving.adapters import AdapterCache, LoadedAdapter
+from graftwork.serving.cache import ActivationCache, text_digest
 from graftwork.serving.delta import Place, adaptable
 from graftwork.serving.forward import Forward, ForwardFactory, eager_forward
 from graftwork.serving.loading import SingleFlight
@@ -49,6 +50,7 @@ class EngineLimits:
         slot_bytes: most bytes of adapters in the stacked tensors of a base model.
         host_bytes: most bytes of adapters kept in host memory, of all base models together.
         loader_threads: adapters that are loaded at once.
+        cache_bytes: most bytes of activations kept, of all base models together; 0 keeps none.
     """
 
     batch_tokens: int = 1024
@@ -59,6 +61,7 @@ class EngineLimits:
     slot_bytes: int = 1 << 30
     host_bytes: int = 1 << 30
     loader_threads: int = 4
+    cache_bytes: int = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class Engine:
         self._adapters = AdapterCache(
             read_artifact, pool=self._adapter_pool, nbytes=limits.host_bytes, meter=self._meter
         )
+        self._cache = ActivationCache(limits.cache_bytes, self._meter)
         self._thread = threading.Thread(target=self._run, name="graftwork-engine", daemon=True)
         self._stop = threading.Event()
         self._state = "not started"
@@ -310,7 +314,8 @@ class Engine:
         unique = list(dict.fromkeys(pending.texts))
         encoded = base.backbone.encode(unique, None if adapter is None else adapter.max_length)
         ids = dict(zip(unique, map(tuple, encoded), strict=True))
-        rows = [Row(ids[text], adapter, pooling, pending.head) for text in pending.texts]
+        digests = {text: text_digest(text) for text in unique}
+        rows = [Row(digests[text], ids[text], adapter, pooling, pending.head) for text in pending.texts]
         self._meter.spent("tokenise", time.perf_counter() - start)
         self._scheduler.enqueue(pending, rows)
 
@@ -332,7 +337,7 @@ class Engine:
             meter=self._meter,
         )
         forward = self._make_forward(backbone, places, self._meter)
-        runner = Runner(backbone, forward, stack, self._meter)
+        runner = Runner(backbone, forward, stack, self._cache, self._meter)
         base = self._bases[fingerprint] = _Base(backbone, places, forward, stack, runner)
         return base
 

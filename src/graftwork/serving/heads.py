@@ -1,68 +1,94 @@
-"""Classification heads: those of a whole batch in one product."""
+"""Classification heads: each row of a batch by its own, in numpy.
+
+A head is small: at 64 rows, calling into torch costs more than the products. Heads therefore stay on the host, and
+a row whose vector is known is classified on whatever thread asks (docs/decisions/0046-activation-cache.md).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-# Above this many weights, copying the heads side by side costs more than it saves, and each is multiplied by itself.
-_PACKED_WEIGHTS = 1 << 18
+Vector = NDArray[np.float32]
+Matrix = NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class Head:
-    """A linear classifier over pooled vectors.
+    """A linear classifier over pooled vectors, its temperature folded in.
 
-    Attributes:
+    Args:
         weight: float32 `[classes, width]`.
         bias: float32 `[classes]`.
         temperature: the logits are divided by it.
+
+    Attributes:
+        weight: float32 `[classes, width]`, divided by the temperature.
+        bias: float32 `[classes]`, divided by the temperature.
     """
 
-    weight: Tensor
-    bias: Tensor
-    temperature: float
+    __slots__ = ("bias", "weight")
+
+    def __init__(self, weight: Tensor | Matrix, bias: Tensor | Vector, temperature: float) -> None:
+        self.weight: Matrix = _host(weight) / np.float32(temperature)
+        self.bias: Vector = _host(bias) / np.float32(temperature)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both tensors."""
+        """Bytes of both arrays."""
         return self.weight.nbytes + self.bias.nbytes
 
+    def logits(self, vectors: Matrix) -> Matrix:
+        """The logits of pooled vectors.
 
-def apply_heads(vectors: Tensor, heads: Sequence[Head]) -> list[Tensor]:
-    """Logits of each row by its own head, divided by the head's temperature.
+        Args:
+            vectors: float32 `[rows, width]`.
+
+        Returns:
+            float32 `[rows, classes]`, the temperature applied.
+        """
+        # Numbers that are too large become infinity, which is found and told as the adapter's fault by who asked.
+        with np.errstate(over="ignore", invalid="ignore"):
+            product: Matrix = vectors @ self.weight.T
+            product += self.bias
+        return product
+
+
+def apply_heads(vectors: Sequence[Vector], heads: Sequence[Head]) -> list[Vector]:
+    """Logits of each row by its own head.
 
     Args:
-        vectors: float32 `[rows, width]`.
+        vectors: for each row, float32 `[width]`.
         heads: the head of each row; class counts may differ.
 
     Returns:
-        For each row, float32 `[classes of its head]`.
+        For each row, float32 `[classes of its head]`, the temperature applied.
     """
-    distinct = list({id(head): head for head in heads}.values())
-    if sum(head.weight.numel() for head in distinct) > _PACKED_WEIGHTS and len(distinct) > 1:
-        return _one_by_one(vectors, heads, distinct)
-    weight = torch.cat([head.weight for head in distinct])
-    bias = torch.cat([head.bias for head in distinct])
-    packed = torch.addmm(bias, vectors, weight.T)
-    places: dict[int, tuple[int, int]] = {}
-    begin = 0
-    for head in distinct:
-        places[id(head)] = (begin, begin + len(head.bias))
-        begin += len(head.bias)
-    return [packed[row, places[id(head)][0] : places[id(head)][1]] / head.temperature for row, head in enumerate(heads)]
-
-
-def _one_by_one(vectors: Tensor, heads: Sequence[Head], distinct: Sequence[Head]) -> list[Tensor]:
     rows: dict[int, list[int]] = {}
     for row, head in enumerate(heads):
         rows.setdefault(id(head), []).append(row)
-    logits: dict[int, Tensor] = {}
-    for head in distinct:
-        mine = rows[id(head)]
-        product = torch.addmm(head.bias, vectors[mine], head.weight.T) / head.temperature
-        logits.update(zip(mine, product, strict=True))
+    logits: dict[int, Vector] = {}
+    for mine in rows.values():
+        first = mine[0]
+        together = vectors[first][np.newaxis] if len(mine) == 1 else np.array([vectors[row] for row in mine])
+        logits.update(zip(mine, heads[first].logits(together), strict=True))
     return [logits[row] for row in range(len(heads))]
+
+
+@cache
+def one_thread_a_product() -> None:
+    """Let numpy multiply in the thread that asks, in this process from now on.
+
+    OpenBLAS's own threads gain little on products of this size, and wait for the next one at full speed: up to 3 ms
+    of a core after each, taken from the network. Torch's products are not touched.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    ThreadpoolController().select(internal_api="openblas").limit(limits=1)
+
+
+def _host(values: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    return values.cpu().numpy() if isinstance(values, Tensor) else values

@@ -82,12 +82,14 @@ class Row:
     """One text of a request, ready to be computed.
 
     Attributes:
+        text: digest of the text, from `cache.text_digest`.
         ids: its token ids.
         adapter: the adapter it runs through, None for the base alone.
         pooling: how its token vectors become one.
         head: whether the adapter's head is wanted, or the pooled vector itself.
     """
 
+    text: bytes
     ids: tuple[int, ...]
     adapter: LoadedAdapter | None
     pooling: Pooling

@@ -51,6 +51,14 @@ class Compiler:
         """Have a network compiled or fetched from disk, and handed to `forward` when it has passed its checks."""
         self._thread.submit(self._build, source, variant, forward)
 
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait until everything that was asked for so far is there or has failed.
+
+        Raises:
+            TimeoutError: it takes longer than `timeout` seconds.
+        """
+        self._thread.submit(lambda: None).result(timeout)
+
     def close(self) -> None:
         """Stop; what is being compiled is given up."""
         self._store.close()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.backbones.network import Network
-from graftwork.serving.compiled.variant import Variant
+from graftwork.serving.compiled.variant import Site, Variant
 
 
 class Graph(nn.Module):
@@ -30,6 +30,11 @@ class Graph(nn.Module):
         self._model = network.model
         self._variant = variant
         self._embeddings = embedding_names(network.model)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where updates are added."""
+        return self._variant.sites
 
     def forward(
         self,

@@ -95,12 +95,13 @@ def _compile(graph: Graph, sample: tuple[Any, ...], max_length: int, folder: Pat
 
     rows = Dim("rows", min=1, max=_MOST_ROWS)
     tokens = Dim("tokens", min=1, max=max_length)
-    slots = Dim("slots", min=1)
-    _, _, embeddings, activations, picked, a, b = sample
+    # Each site's tables have as many slots as their bucket; where no row has an update there is one of zeros.
+    slots = [{0: Dim(f"slots_{site}", min=1)} for site in range(len(graph.sites))]
+    _, _, embeddings, activations, picked, *_ = sample
     shapes: tuple[Any, ...] = (
         *({0: rows, 1: tokens}, {0: rows, 1: tokens}, [{} for _ in embeddings]),
         *(None if activations is None else {0: rows, 1: tokens}, None if picked is None else {1: rows}),
-        *([{0: slots} for _ in a], [{0: slots} for _ in b]),
+        *(slots, slots),
     )
     # Sizes are not to be guarded against the values that the sample happens to have.
     with sizes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]

@@ -1,0 +1,51 @@
+"""d. PEFT's switching: one adapter after the other, `set_adapter` and a forward for its rows, beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks.serving.bare_forward import random_batch
+from benchmarks.serving.ours import steps_over
+from benchmarks.serving.peft_models import peft_model
+from benchmarks.serving.registries import open_backbone
+from benchmarks.serving.report import Bar, Table, timed_table
+from benchmarks.serving.setting import Setting
+from benchmarks.serving.texts import Texts
+from benchmarks.serving.timing import Candidate, clocked, interleaved
+
+
+def run(setting: Setting) -> Iterator[Table]:
+    """A table for each dtype."""
+    for dtype in setting.dtypes:
+        yield _table(setting, dtype)
+
+
+def _table(setting: Setting, dtype: str) -> Table:
+    backbone = open_backbone(setting, dtype)
+    batch = random_batch(backbone, setting.rows, setting.tokens)
+    most = max(setting.distinct)
+    model = peft_model(backbone, most)
+
+    def switching(count: int) -> Candidate:
+        def call() -> None:
+            for number in range(count):
+                model.set_adapter(f"a{number}")
+                rows = slice(number, None, count)
+                model(input_ids=batch.input_ids[rows], attention_mask=batch.attention_mask[rows])
+
+        return clocked(f"PEFT set_adapter, {count}", call)
+
+    texts = Texts(setting.corpus, backbone.encode)
+    with steps_over(setting, backbone, texts, most) as (engine, digests):
+        candidates = [switching(count) for count in setting.distinct]
+        candidates.append(engine.batch(f"ours, {most}", [digests[row % most] for row in range(setting.rows)]))
+        with torch.inference_mode():
+            timings = interleaved(candidates, setting.rounds)
+    ours, theirs = f"ours, {most}, whole step", f"PEFT set_adapter, {most}"
+    title = f"switching among adapters for {setting.rows} rows x {setting.tokens} tokens, {dtype}"
+    table = timed_table(title, timings, {f"x ours, {most}": ours})
+    claim = f"bar 2: times as fast as PEFT's set_adapter at {most} distinct, {dtype}"
+    table.bars = [Bar(claim, timings.ratio(theirs, ours), 10.0, at_most=False)]
+    return table

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.serving.compiled.checks import differs
+from graftwork.serving.compiled.forward import CompiledForward, Compiler
+from graftwork.serving.compiled.store import CompileFailed, NetworkStore, Source
+from graftwork.serving.compiled.variant import Variant, variant_key
+from graftwork.serving.compiled.worker import LIBRARY
+from graftwork.serving.delta import Delta, LowRank, adaptable
+from graftwork.serving.forward import Forward
+from graftwork.serving.request import AdapterKey
+from graftwork.serving.stacked import StackedAdapters
+from graftwork.serving.stats import Meter
+from graftwork.serving.updates import Plan
+from tests.backbones.conftest import open_backbone
+from tests.backbones.tiny import save_model
+
+RANKS = (8, 16)
+PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@dataclass
+class Compiled:
+    """A tiny base with its compiled networks, and the eager network beside it."""
+
+    folder: Path
+    kept: Path
+    backbone: TextBackbone
+    forward: CompiledForward
+    eager: Forward
+    compiler: Compiler
+    meter: Meter
+
+    @property
+    def sites(self) -> tuple[tuple[str, int], ...]:
+        return tuple(sorted((name, rank) for name in adaptable(self.backbone) for rank in RANKS))
+
+    def batch(self, lengths: Sequence[int], seed: int = 0) -> TokenBatch:
+        generator = torch.Generator().manual_seed(seed)
+        return self.backbone.collate([torch.randint(30, (n,), generator=generator).tolist() for n in lengths])
+
+    def ran_compiled(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What `run` gives, which must not have been computed by PyTorch's modules."""
+        before = self.meter.snapshot().eager_batches
+        with torch.inference_mode():
+            hidden = run()
+        assert self.meter.snapshot().eager_batches == before
+        return hidden
+
+    def agree(self, found: torch.Tensor, meant: torch.Tensor, batch: TokenBatch) -> None:
+        real = batch.attention_mask.bool()
+        torch.testing.assert_close(found[real], meant[real], rtol=1e-4, atol=1e-4)
+
+
+def open_compiled(folder: Path, kept: Path, architecture: str) -> Compiled:
+    backbone = open_backbone(save_model(folder, architecture))
+    places, meter, compiler = adaptable(backbone), Meter(), Compiler(kept)
+    forward = CompiledForward(backbone, places, folder, compiler, meter)
+    return Compiled(folder, kept, backbone, forward, Forward(backbone, places), compiler, meter)
+
+
+@pytest.fixture(scope="module")
+def bert_compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiled]:
+    compiled = open_compiled(tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("kept"), "bert")
+    forward, kept = compiled.forward, compiled.compiler
+    for variant in (Variant("whole", 0, compiled.sites), Variant("trunk", 2), Variant("tail", 2, compiled.sites)):
+        forward._ask(variant)
+    kept.settle(300)
+    assert len(forward) == 4
+    yield compiled
+    forward.close()
+    kept.close()
+
+
+def slots_of(compiled: Compiled, adapters: Sequence[Sequence[tuple[str, int]]]) -> tuple[StackedAdapters, list[Delta]]:
+    deltas = []
+    for number, sites in enumerate(adapters):
+        generator = torch.Generator().manual_seed(number)
+        buckets: dict[int, dict[str, LowRank]] = {}
+        for name, rank in sites:
+            place = adaptable(compiled.backbone)[name]
+            a = torch.randn(place.inputs, rank, generator=generator) * 0.2
+            b = torch.randn(rank, place.outputs, generator=generator) * 0.2
+            buckets.setdefault(rank, {})[name] = LowRank(a, b)
+        deltas.append(Delta(0, buckets))
+    stack = StackedAdapters(device=compiled.backbone.device, slots=8, nbytes=1 << 24, meter=Meter())
+    return stack, deltas
+
+
+def plan_for(stack: StackedAdapters, deltas: Sequence[Delta], rows: Sequence[int | None]) -> Plan:
+    leases = {
+        number: stack.pin(AdapterKey(str(number), "base"), deltas[number]) for number in rows if number is not None
+    }
+    return stack.plan([None if number is None else leases[number] for number in rows])
+
+
+@PROPERTY
+@given(data=st.data())
+def test_compiled_gives_what_pytorchs_modules_give(data: st.DataObject, bert_compiled: Compiled) -> None:
+    sites = st.lists(st.sampled_from(bert_compiled.sites), min_size=1, max_size=9, unique_by=lambda site: site[0])
+    adapters = data.draw(st.lists(sites, min_size=1, max_size=3))
+    stack, deltas = slots_of(bert_compiled, adapters)
+    rows = data.draw(st.lists(st.sampled_from([None, *range(len(adapters))]), min_size=1, max_size=9))
+    lengths = data.draw(st.lists(st.integers(1, 40), min_size=len(rows), max_size=len(rows)))
+    batch, plan = bert_compiled.batch(lengths), plan_for(stack, deltas, rows)
+    found = bert_compiled.ran_compiled(lambda: bert_compiled.forward.whole(batch, plan))
+    with torch.inference_mode():
+        bert_compiled.agree(found, bert_compiled.eager.whole(batch, plan), batch)
+        plain = [row for row, number in enumerate(rows) if number is None]
+        bare = bert_compiled.eager.whole(batch, {})
+    bert_compiled.agree(found[plain], bare[plain], TokenBatch(batch.input_ids[plain], batch.attention_mask[plain]))
+
+
+def test_a_trunk_and_a_tail_are_compiled_too(bert_compiled: Compiled) -> None:
+    forward, eager = bert_compiled.forward, bert_compiled.eager
+    above = [site for site in bert_compiled.sites if ".layer.2." in site[0] and site[1] == 8]
+    stack, deltas = slots_of(bert_compiled, [above])
+    batch, plan = bert_compiled.batch([9, 4, 17]), plan_for(stack, deltas, [0, None, 0])
+    hidden = bert_compiled.ran_compiled(lambda: forward.trunk(batch, 2))
+    found = bert_compiled.ran_compiled(lambda: forward.tail(hidden, batch, 2, plan))
+    with torch.inference_mode():
+        bert_compiled.agree(hidden, eager.trunk(batch, 2), batch)
+        bert_compiled.agree(found, eager.whole(batch, plan), batch)
+        # The top of the network: the trunk is all of it, and the tail nothing.
+        bert_compiled.agree(forward.trunk(batch, 3), eager.whole(batch, {}), batch)
+        assert torch.equal(forward.tail(hidden, batch, 3, {}), hidden)
+
+
+def test_a_batch_without_updates_runs_the_network_without_room_for_any(
+    bert_compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    original = CompiledForward._run
+
+    def note(self: CompiledForward, network: object, inputs: Sequence[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+        ran.append(len(inputs))
+        return original(self, network, inputs, ids)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CompiledForward, "_run", note)
+    bert_compiled.ran_compiled(lambda: bert_compiled.forward.whole(bert_compiled.batch([3, 5]), {}))
+    embeddings = 3
+    assert ran == [2 + embeddings]
+
+
+def test_token_ids_the_base_has_not_are_an_error_and_not_the_end_of_the_process(bert_compiled: Compiled) -> None:
+    batch = bert_compiled.batch([4])
+    with pytest.raises(IndexError), torch.inference_mode():
+        bert_compiled.forward.whole(TokenBatch(batch.input_ids + 10_000, batch.attention_mask), {})
+
+
+def test_other_threads_run_while_a_network_does(bert_compiled: Compiled) -> None:
+    batch = bert_compiled.batch([60] * 1500)
+    begun, done = threading.Event(), threading.Event()
+
+    def run() -> None:
+        begun.set()
+        with torch.inference_mode():
+            bert_compiled.forward.whole(batch, {})
+        done.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    begun.wait()
+    turns = 0
+    while not done.is_set():
+        turns += 1
+    thread.join()
+    assert turns > 1000
+
+
+def test_what_was_compiled_is_loaded_from_disk_the_next_time(
+    bert_compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a second compilation")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    compiler, meter = Compiler(bert_compiled.kept), Meter()
+    places = adaptable(bert_compiled.backbone)
+    again = CompiledForward(bert_compiled.backbone, places, bert_compiled.folder, compiler, meter)
+    compiler.settle(60)
+    batch = bert_compiled.batch([5, 8])
+    with torch.inference_mode():
+        bert_compiled.agree(again.whole(batch, {}), bert_compiled.eager.whole(batch, {}), batch)
+    assert meter.snapshot().compiled_batches == 1
+    again.close()
+    compiler.close()
+
+
+def source_of(compiled: Compiled) -> Source:
+    return compiled.forward._source
+
+
+def kept_network(compiled: Compiled, tmp_path: Path) -> tuple[NetworkStore, Path]:
+    """A copy of the compiled bare network, to be damaged."""
+    source = source_of(compiled)
+    name = variant_key(source.fingerprint, source.dtype, Variant("whole"))
+    subprocess.run(["cp", "-r", str(compiled.kept / name), str(tmp_path)], check=True)
+    return NetworkStore(tmp_path), tmp_path / name / LIBRARY
+
+
+@pytest.mark.parametrize("fault", ["a flipped bit", "cut short", "others may write"])
+def test_a_library_that_is_not_what_was_made_here_is_not_loaded(
+    fault: str, bert_compiled: Compiled, tmp_path: Path
+) -> None:
+    store, library = kept_network(bert_compiled, tmp_path)
+    content = bytearray(library.read_bytes())
+    if fault == "a flipped bit":
+        content[len(content) // 2] ^= 1
+        library.write_bytes(content)
+    elif fault == "cut short":
+        library.write_bytes(content[:-1])
+    else:
+        library.chmod(0o666)
+    with pytest.raises(CompileFailed, match=r"damaged|somebody else"):
+        store.get(source_of(bert_compiled), Variant("whole"), bert_compiled.forward.references)
+    assert not library.exists()
+
+
+def test_a_folder_with_other_weights_is_not_compiled(bert_compiled: Compiled, tmp_path: Path) -> None:
+    other = save_model(tmp_path / "other", "bert", seed=8)
+    source = source_of(bert_compiled)
+    changed = Source(other, source.fingerprint, source.dtype, source.vocabulary, source.max_length)
+    with pytest.raises(CompileFailed, match="does not hold the weights that are being served"):
+        NetworkStore(tmp_path / "kept").get(changed, Variant("whole"), bert_compiled.forward.references)
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_without_a_compiler_the_eager_network_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    with caplog.at_level(logging.WARNING, "graftwork.serving"):
+        compiled = open_compiled(tmp_path / "bert", tmp_path / "kept", "bert")
+        compiled.compiler.settle(120)
+    assert "runs uncompiled" in caplog.text
+    batch = compiled.batch([3])
+    with torch.inference_mode():
+        assert torch.equal(compiled.forward.whole(batch, {}), compiled.eager.whole(batch, {}))
+    assert compiled.meter.snapshot().eager_batches == 1
+    compiled.compiler.close()
+
+
+def test_closing_ends_a_compilation_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = threading.Event()
+    children: list[subprocess.Popen[bytes]] = []
+    original = subprocess.Popen
+
+    def note(*arguments: object, **options: object) -> object:
+        children.append(original(*arguments, **options))  # type: ignore[call-overload]
+        started.set()
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", note)
+    compiled = open_compiled(tmp_path / "bert", tmp_path / "kept", "bert")
+    assert started.wait(60)
+    compiled.compiler.close()
+    assert children[0].wait(60) == -9
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+class Asked(Compiler):
+    """Notes what is asked for, and compiles nothing."""
+
+    def __init__(self) -> None:
+        self.variants: list[Variant] = []
+
+    def start(self, source: Source, variant: Variant, forward: CompiledForward) -> None:
+        self.variants.append(variant)
+
+
+def test_networks_are_asked_for_as_batches_need_them_and_mixtures_meet_in_one(bert_compiled: Compiled) -> None:
+    asked = Asked()
+    places = adaptable(bert_compiled.backbone)
+    forward = CompiledForward(bert_compiled.backbone, places, bert_compiled.folder, asked, Meter())
+    assert asked.variants == [Variant("whole")]
+    batch = bert_compiled.batch([3])
+    sets = [(site,) for site in bert_compiled.sites[:9]]
+    with torch.inference_mode():
+        for sites in (*sets, sets[0]):
+            stack, deltas = slots_of(bert_compiled, [sites])
+            forward.whole(batch, plan_for(stack, deltas, [0]))
+    # Three sets apart, then one with room for all before it; and never more than eight networks.
+    assert [len(variant.sites) for variant in asked.variants] == [0, 1, 1, 1, 4, 5, 6, 7]
+    for _ in range(7):
+        Forward.trunk(forward, batch, 1)
+        forward.trunk(batch, 1)
+    assert len(asked.variants) == 8
+
+
+def test_a_trunk_is_asked_for_when_batches_keep_needing_it(bert_compiled: Compiled) -> None:
+    asked = Asked()
+    places = adaptable(bert_compiled.backbone)
+    forward = CompiledForward(bert_compiled.backbone, places, bert_compiled.folder, asked, Meter())
+    counts = []
+    with torch.inference_mode():
+        for _ in range(10):
+            forward.trunk(bert_compiled.batch([3]), 1)
+            counts.append(len(asked.variants))
+    assert counts == [1] * 7 + [2] * 3
+    assert asked.variants[-1] == Variant("trunk", 1)
+
+
+def test_rounding_is_no_difference_and_a_wrong_row_is() -> None:
+    hidden, mask = torch.randn(3, 4, 8), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+    assert not differs(hidden * (1 + 1e-6), hidden, mask)
+    padded = hidden.clone()
+    padded[2, 1:] = 100.0
+    assert not differs(padded, hidden, mask)
+    wrong = hidden.clone()
+    wrong[2, 0] += 0.1
+    assert differs(wrong, hidden, mask)
+    assert differs(hidden * float("nan"), hidden, mask)
+    assert np.isfinite(hidden.numpy()).all()
