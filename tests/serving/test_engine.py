@@ -459,7 +459,7 @@ def test_equal_texts_and_adapters_are_computed_once_in_a_batch(
     heads = [made(bert, Spec(seed=seed, targets=None, classes=2 + seed)) for seed in range(5)]
     engine = engine_of(*heads, start=False)
     # Loaded beforehand, so that all five requests are in the queue when the one step begins.
-    base = engine._open_base(bert.fingerprint)
+    base = engine._bases.open(bert.fingerprint)
     for head in heads:
         engine._adapters.load(head.key, bert, base.places).result(timeout=WAIT)
     futures = [ask(engine, head, [TEXTS[0]]) for head in heads]

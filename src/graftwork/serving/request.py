@@ -223,3 +223,10 @@ def _softmax(logits: Matrix) -> Matrix:
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities: Matrix = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
+
+
+def engine_error(error: Exception) -> GraftworkError:
+    """What a caller is told of anything that went wrong: an error of ours as it is, all else as the engine's fault."""
+    if isinstance(error, GraftworkError):
+        return error
+    return GraftworkError(f"the engine could not compute this: {type(error).__name__}: {error}")

@@ -1,0 +1,32 @@
+"""What one engine takes at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """The engine's bounds.
+
+    Attributes:
+        batch_tokens: most padded tokens in a batch.
+        batch_rows: most rows in a batch.
+        queue_texts: most texts a tenant may have admitted and not answered.
+        quantum: tokens a tenant may take in one turn while a batch is filled.
+        slots: most adapters of one rank bucket in the stacked tensors of a base model.
+        slot_bytes: most bytes of adapters in the stacked tensors of a base model.
+        host_bytes: most bytes of adapters kept in host memory, of all base models together.
+        loader_threads: adapters that are loaded at once.
+        cache_bytes: most bytes of activations kept, of all base models together; 0 keeps none.
+    """
+
+    batch_tokens: int = 1024
+    batch_rows: int = 64
+    queue_texts: int = 4096
+    quantum: int = 128
+    slots: int = 1024
+    slot_bytes: int = 1 << 30
+    host_bytes: int = 1 << 30
+    loader_threads: int = 4
+    cache_bytes: int = 256 << 20
