@@ -43,8 +43,21 @@ def test_a_head_keeps_its_own_numbers_and_not_the_file_they_came_from() -> None:
     head = Head(file[:10].view(2, 5), file[10:12], 1.0)
     file[:] = 7
     assert head.logits(np.ones((1, 5), np.float32)).tolist() == [[0.0, 0.0]]
-    assert head.nbytes == 4 * 12
+    assert head.nbytes == 8 * 12
     assert head.weight.base is None
+
+
+def test_large_weights_that_cancel_leave_the_answer_exact() -> None:
+    """A probe on vectors that are almost equal has such weights; float32 sums would be off by 1e-2 here."""
+    generator = np.random.default_rng(0)
+    weight = (generator.standard_normal((3, 384)) * 1e4).astype(np.float32)
+    vectors = (1 + generator.standard_normal((4, 384)) * 1e-3).astype(np.float32)
+    bias = -weight.sum(axis=1, dtype=np.float32)
+    exact = (vectors.astype(np.longdouble) @ weight.astype(np.longdouble).T + bias) / np.longdouble(1.7)
+    head = Head(weight, bias, 1.7)
+    np.testing.assert_allclose(head.logits(vectors), exact.astype(np.float64), rtol=1e-7)
+    np.testing.assert_allclose(apply_heads(list(vectors), [head] * 4), exact.astype(np.float64), rtol=1e-7)
+    assert np.abs((vectors @ weight.T + bias) / np.float32(1.7) - exact).max() > 1e-3
 
 
 @pytest.mark.parametrize("classes", [2, 16, 1000])

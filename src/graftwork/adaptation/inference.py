@@ -46,11 +46,15 @@ def adapted_features(
 
 
 def head_logits(artifact: Artifact, features: Tensor) -> NDArray[np.float64]:
-    """Logits `[rows, classes]` of pooled vectors `[rows, width]` by the adapter's head, before the temperature."""
+    """Logits `[rows, classes]` of pooled vectors `[rows, width]` by the adapter's head, before the temperature.
+
+    Added up in float64, as serving does: weights may be large and cancel.
+    """
     head = load(artifact.files[HEAD])
     with torch.no_grad():
-        logits: NDArray[np.float64] = (features @ head["head.weight"].T + head["head.bias"]).double().numpy()
-    return logits
+        logits = features.double() @ head["head.weight"].double().T + head["head.bias"].double()
+    result: NDArray[np.float64] = logits.numpy()
+    return result
 
 
 def probabilities(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

@@ -2,6 +2,9 @@
 
 A head is small: at 64 rows, calling into torch costs more than the products. Heads therefore stay on the host, and
 a row whose vector is known is classified on whatever thread asks (docs/decisions/0046-activation-cache.md).
+
+Products are added up in float64. A head fitted to vectors that are almost equal has large weights that cancel: in
+float32 the order of adding alone would move its answers (docs/decisions/0049-what-was-doubted.md).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from torch import Tensor
 
 Vector = NDArray[np.float32]
 Matrix = NDArray[np.float32]
+Double = NDArray[np.float64]
 
 
 class Head:
@@ -26,35 +30,35 @@ class Head:
         temperature: the logits are divided by it.
 
     Attributes:
-        weight: float32 `[classes, width]`, divided by the temperature.
-        bias: float32 `[classes]`, divided by the temperature.
+        weight: float64 `[classes, width]`, divided by the temperature.
+        bias: float64 `[classes]`, divided by the temperature.
     """
 
     __slots__ = ("bias", "weight")
 
     def __init__(self, weight: Tensor | Matrix, bias: Tensor | Vector, temperature: float) -> None:
-        self.weight: Matrix = _host(weight) / np.float32(temperature)
-        self.bias: Vector = _host(bias) / np.float32(temperature)
+        self.weight: Double = _host(weight).astype(np.float64) / temperature
+        self.bias: Double = _host(bias).astype(np.float64) / temperature
 
     @property
     def nbytes(self) -> int:
         """Bytes of both arrays."""
         return self.weight.nbytes + self.bias.nbytes
 
-    def logits(self, vectors: Matrix) -> Matrix:
+    def logits(self, vectors: Matrix | Double) -> Matrix:
         """The logits of pooled vectors.
 
         Args:
-            vectors: float32 `[rows, width]`.
+            vectors: float32 `[rows, width]`, or the same numbers in float64.
 
         Returns:
             float32 `[rows, classes]`, the temperature applied.
         """
         # Numbers that are too large become infinity, which is found and told as the adapter's fault by who asked.
         with np.errstate(over="ignore", invalid="ignore"):
-            product: Matrix = vectors @ self.weight.T
+            product = vectors.astype(np.float64, copy=False) @ self.weight.T
             product += self.bias
-        return product
+            return product.astype(np.float32)
 
 
 def apply_heads(vectors: Sequence[Vector], heads: Sequence[Head]) -> list[Vector]:
@@ -70,10 +74,11 @@ def apply_heads(vectors: Sequence[Vector], heads: Sequence[Head]) -> list[Vector
     rows: dict[int, list[int]] = {}
     for row, head in enumerate(heads):
         rows.setdefault(id(head), []).append(row)
+    exact = np.array(vectors, dtype=np.float64)
     logits: dict[int, Vector] = {}
     for mine in rows.values():
         first = mine[0]
-        together = vectors[first][np.newaxis] if len(mine) == 1 else np.array([vectors[row] for row in mine])
+        together = exact[first : first + 1] if len(mine) == 1 else exact[mine]
         logits.update(zip(mine, heads[first].logits(together), strict=True))
     return [logits[row] for row in range(len(heads))]
 
