@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-CACHE = Path(__file__).parents[1] / ".cache" / "graftwork"
+TESTS = Path(__file__).parent
+CACHE = TESTS.parent / ".cache" / "graftwork"
+LONGEST = ("journeys", "serving/test_compiled.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share the tests out among processes: a file to one of them, all journeys to one, and the longest first."""
+    for item in items:
+        place = item.path.relative_to(TESTS)
+        item.add_marker(pytest.mark.xdist_group(place.parts[0] if place.parts[0] in LONGEST else str(place)))
+    items.sort(key=lambda item: not item.path.relative_to(TESTS).as_posix().startswith(LONGEST))
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,8 @@ def test_show_tells_what_it_is_and_what_it_costs(graft: Graft, home: Path) -> No
     assert f"digest {shown['digest']}" in told
     assert "rows 48 trained, 0 validated, 12 tested (held-out)" in told
     assert "adapted layers 0 of 3" in told
+    seconds = shown["record"]["seconds"]
+    assert f"trained in {shown['record']['total_seconds']:.1f} s (load {seconds['load']:.1f}, check" in told
     assert "Quality on 12 test rows" in told
 
 

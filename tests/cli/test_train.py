@@ -43,7 +43,10 @@ def test_json_holds_the_manifest_and_the_same_seed_gives_the_same_digest(
     assert published["labels"] == ["animal", "legal"]
     assert published["base"] == "tiny/1/base"
     assert published["strategy"] == "lora"
-    assert published["record"]["rows_from"] == str(rows_file)
+    record = published["record"]
+    assert record["rows_from"] == str(rows_file)
+    assert list(record["seconds"]) == ["load", "check", "features", "probe", "strategy", "judge"]
+    assert 0 < sum(record["seconds"].values()) <= record["total_seconds"] + 0.01
     assert published["manifest"]["settings"]["fine_tuning"]["epochs"] == 1
     assert published["manifest"]["dataset"]["rows"] == 60
     assert set(published["manifest"]["metrics"]) >= {"accuracy", "macro_f1", "log_loss", "majority", "probe"}

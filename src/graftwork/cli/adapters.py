@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -113,13 +114,17 @@ def _fields(version: AdapterVersion, others: list[AdapterVersion]) -> list[tuple
         ),
         ("temperature", f"{manifest.temperature:.3f}"),
         ("seed", str(manifest.seed)),
-        ("trained in", f"{seconds:.1f} s" if seconds is not None else ""),
+        ("trained in", "" if seconds is None else f"{seconds:.1f} s ({_stages(version.record)})"),
         ("published", moment(version.created_at)),
         ("versions", ", ".join(str(other.version) for other in others)),
         ("warnings", "; ".join(finding.message for finding in manifest.warnings)),
         ("packages", ", ".join(f"{name} {number}" for name, number in manifest.packages.items())),
     ]
     return [(name, value) for name, value in fields if value]
+
+
+def _stages(record: Mapping[str, Any]) -> str:
+    return ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in record.get("seconds", {}).items())
 
 
 def lineage(

@@ -105,8 +105,14 @@ def train_and_publish(
         backbone = opened.backbone(opened.bases.resolve(base))
         from graftwork.training.job import train as run
 
+        loaded = time.perf_counter()
         trained = run(backbone, rows, test=test, config=config, progress=progress)
-    record = {**trained.record, "total_seconds": round(time.perf_counter() - started, 3), "rows_from": rows.source}
+    ended = time.perf_counter()
+    record = {
+        "seconds": {"load": round(loaded - started, 3), **trained.record["seconds"]},
+        "total_seconds": round(ended - started, 3),
+        "rows_from": rows.source,
+    }
     published = opened.catalog.publish(name, trained.artifact, record=record, expected_latest=expected_latest)
     return published, trained
 
@@ -129,7 +135,8 @@ def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None
         (published.reference, "bold green"),
         f" ({published.strategy}), digest {published.digest[:12]}, {file_size(published.size_bytes)} "
         f"({published.size_bytes / published.base_size_bytes:.2%} of the base), "
-        f"in {published.record['total_seconds']:.1f} s.",
+        f"in {published.record['total_seconds']:.1f} s, "
+        f"{published.record['seconds']['load']:.1f} s of them for loading libraries and the base model.",
     )
     name = f"{published.tenant}/{published.name}"
     say(f'Next: graft predict {name} "your text"  ·  graft report {name}  ·  graft serve')
