@@ -27,7 +27,8 @@
     │   ├── ArtifactInvalid             tensors, shapes or values break the manifest's promise
     │   └── BlobDamaged                 bytes missing, cut short or changed
     ├── StorageError                    the disk or the database
-    │   └── StorageFull                 no space left
+    │   ├── StorageFull                 no space left
+    │   └── StorageTimeout              it has not answered in time
     └── ServiceUnavailable              stopping, or not ready yet
 
 Each class has one stable `code` (it is in every JSON answer and never changes its meaning), the HTTP status
@@ -269,6 +270,12 @@ class StorageFull(StorageError):
 
     code = "storage-full"
     status = 507
+
+
+class StorageTimeout(StorageError):
+    """The store or the database has not answered in time."""
+
+    code = "storage-timeout"
 
 
 class ServiceUnavailable(GraftworkError):

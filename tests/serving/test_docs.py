@@ -22,6 +22,6 @@ def test_examples_in_docstrings(name: str) -> None:
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(EngineLimits), ids=lambda field: field.name)
-def test_the_page_tells_every_bound_and_its_default(field: dataclasses.Field[int]) -> None:
+def test_the_page_tells_every_bound_and_its_default(field: dataclasses.Field[float]) -> None:
     default = {1 << 30: "1 GiB", 256 << 20: "256 MiB"}.get(getattr(EngineLimits(), field.name), f"{field.default:,}")
     assert f"| `{field.name}` | {default} |" in PAGE.read_text("utf-8")

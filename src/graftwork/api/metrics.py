@@ -1,7 +1,7 @@
 """Metrics for Prometheus, in a registry of the application's own.
 
-Labels are bounded: routes are templates, methods a short list, error codes those of `graftwork.errors`, and tenants
-are no label at all.
+Labels are bounded: routes are templates, methods a short list, error codes those of `graftwork.errors`, and of tenants
+those that use most have a label each, the others one together.
 """
 
 from __future__ import annotations
@@ -37,15 +37,19 @@ _COUNTS = {
     "slot_loads": "Adapters copied into slots.",
     "slot_evictions": "Adapters that lost their slots to others.",
     "host_evictions": "Adapters that left host memory for others.",
+    "slot_offloads": "Adapters that left their slots because nobody asked for them.",
+    "host_offloads": "Adapters that left host memory because nobody asked for them.",
     "embedding_hits": "Pooled vectors that had been computed before.",
     "embedding_misses": "Pooled vectors that had to be computed.",
     "trunk_hits": "Texts whose activations below the adapters had been computed before.",
     "trunk_misses": "Texts whose activations below the adapters had to be computed.",
     "cache_evictions": "Activations that left the cache for others.",
 }
-_COUNTS_BY_CODE = {
-    "load_failures": "Loads that failed, by error code.",
-    "refusals": "Requests that ended with an error, by error code.",
+_COUNTS_BY_LABEL = {
+    "load_failures": ("code", "Loads that failed, by error code."),
+    "refusals": ("code", "Requests that ended with an error, by error code."),
+    "tenant_texts": ("tenant", "Texts answered, by tenant."),
+    "tenant_tokens": ("tenant", "Tokens of the texts answered, by tenant."),
 }
 _NOW = {
     "queue_depth": "Texts admitted and not answered.",
@@ -100,11 +104,11 @@ class EngineCollector(Collector):
         stats = self._engine.stats()
         for name, words in _COUNTS.items():
             yield CounterMetricFamily(_name(name), words, value=getattr(stats, name))
-        for name, words in _COUNTS_BY_CODE.items():
-            by_code = CounterMetricFamily(_name(name), words, labels=("code",))
-            for code, count in getattr(stats, name).items():
-                by_code.add_metric((code,), count)
-            yield by_code
+        for name, (label, words) in _COUNTS_BY_LABEL.items():
+            family = CounterMetricFamily(_name(name), words, labels=(label,))
+            for value, count in getattr(stats, name).items():
+                family.add_metric((value,), count)
+            yield family
         for name, words in _NOW.items():
             yield GaugeMetricFamily(_name(name), words, value=getattr(stats, name))
         for name, words in _DISTRIBUTIONS.items():

@@ -1,8 +1,8 @@
-"""Adapters in host memory: read by digest on demand, checked strictly, kept within a bound.
+"""Adapters in host memory: read by digest on demand, checked strictly, kept within a bound and not for ever.
 
 Everything that could make an adapter answer wrongly is found here, before its first answer: another base, tokenizer
 or prompt, tensors that do not fit. What fails is not remembered, so that a repaired artifact answers at its next
-request.
+request. A load ends with an adapter in the form that slots take, so that the engine's thread has only to copy it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from graftwork.backbones.belonging import check_belongs
-from graftwork.errors import ArtifactInvalid, GraftworkError
+from graftwork.errors import ArtifactInvalid, GraftworkError, SettingsInvalid
 from graftwork.serving.delta import CONFIG, TENSORS, Delta, Place, read_delta
 from graftwork.serving.heads import Head
-from graftwork.serving.loading import SingleFlight
+from graftwork.serving.loading import LoaderPool, SingleFlight
 from graftwork.serving.request import AdapterKey
 from graftwork.serving.stats import Meter
 
@@ -59,6 +59,12 @@ class LoadedAdapter:
         return self.head.nbytes + (self.delta.nbytes if self.delta else 0)
 
 
+@dataclass(slots=True)
+class _Kept:
+    adapter: LoadedAdapter
+    used: float
+
+
 class AdapterCache:
     """Adapters by key. Every method may be called from any thread.
 
@@ -67,31 +73,76 @@ class AdapterCache:
         pool: threads that load.
         nbytes: most bytes kept; what requests hold at the moment is theirs and does not count.
         meter: counts loads and evictions.
+        clock: seconds; tells how long an adapter was not asked for.
     """
 
-    def __init__(self, read_artifact: Callable[[str], Artifact], *, pool: Executor, nbytes: int, meter: Meter) -> None:
+    def __init__(
+        self,
+        read_artifact: Callable[[str], Artifact],
+        *,
+        pool: LoaderPool,
+        nbytes: int,
+        meter: Meter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._read_artifact = read_artifact
         self._limit = nbytes
         self._meter = meter
-        self._kept: OrderedDict[AdapterKey, LoadedAdapter] = OrderedDict()
+        self._clock = clock
+        self._kept: OrderedDict[AdapterKey, _Kept] = OrderedDict()  # the one not asked for longest first
+        self._pinned: dict[AdapterKey, LoadedAdapter] = {}
         self._lock = threading.Lock()
         self._loads: SingleFlight[AdapterKey, LoadedAdapter] = SingleFlight(pool)
         self.nbytes = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._kept) + len(self._pinned)
 
     def get(self, key: AdapterKey) -> LoadedAdapter | None:
         """The adapter if it is in memory; never waits for a load."""
         with self._lock:
-            adapter = self._kept.get(key)
-            if adapter is not None:
-                self._kept.move_to_end(key)
-            return adapter
+            kept = self._kept.get(key)
+            if kept is None:
+                return self._pinned.get(key)
+            kept.used = self._clock()
+            self._kept.move_to_end(key)
+            return kept.adapter
 
     def load(self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place]) -> Future[LoadedAdapter]:
-        """Load an adapter; callers that come while it loads share the one load."""
+        """Load an adapter; callers that come while it loads share the one load.
+
+        The future may end with `StorageTimeout`; a load that is late is kept all the same when it has come.
+        """
         return self._loads.run(key, lambda: self._load(key, backbone, places))
+
+    def pin(self, adapter: LoadedAdapter) -> None:
+        """Keep an adapter for good, within the bound on bytes.
+
+        Raises:
+            SettingsInvalid: the pinned ones alone would be over the bound.
+        """
+        with self._lock:
+            pinned = sum(other.nbytes for other in self._pinned.values()) + adapter.nbytes
+            if pinned > self._limit and adapter.key not in self._pinned:
+                raise SettingsInvalid(
+                    f"the pinned adapters take {pinned:,} bytes of host memory; {self._limit:,} are allowed",
+                    remedy="Pin fewer adapters, or allow more host memory (--host-mb).",
+                )
+            self._forget(adapter.key)
+            self._pinned[adapter.key] = adapter
+            self.nbytes += adapter.nbytes
+            evicted = self._make_room()
+        self._meter.add(host_evictions=evicted)
+
+    def offload(self, before: float) -> int:
+        """Let go of those that nobody asked for since `before`, on the clock; returns how many."""
+        offloaded = 0
+        with self._lock:
+            while self._kept and next(iter(self._kept.values())).used < before:
+                self._forget(next(iter(self._kept)))
+                offloaded += 1
+        self._meter.add(host_offloads=offloaded)
+        return offloaded
 
     def _load(self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place]) -> LoadedAdapter:
         kept = self.get(key)
@@ -112,14 +163,25 @@ class AdapterCache:
 
     def _keep(self, adapter: LoadedAdapter) -> None:
         with self._lock:
-            self._kept[adapter.key] = adapter
+            if adapter.key in self._pinned:
+                return
+            self._forget(adapter.key)
+            self._kept[adapter.key] = _Kept(adapter, self._clock())
             self.nbytes += adapter.nbytes
-            evicted = 0
-            while self.nbytes > self._limit:
-                _, other = self._kept.popitem(last=False)
-                self.nbytes -= other.nbytes
-                evicted += 1
+            evicted = self._make_room()
         self._meter.add(host_evictions=evicted)
+
+    def _make_room(self) -> int:
+        evicted = 0
+        while self.nbytes > self._limit and self._kept:
+            self._forget(next(iter(self._kept)))
+            evicted += 1
+        return evicted
+
+    def _forget(self, key: AdapterKey) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self.nbytes -= kept.adapter.nbytes
 
 
 def load_adapter(

@@ -100,7 +100,7 @@ class Admission:
         if isinstance(error, GraftworkError):
             self._meter.refused(error.code)
         else:
-            self._meter.add(answers=1)
+            self._meter.answered(pending.tenant, len(pending.texts), future.result().tokens)
         if pending.started is not None:
             self._meter.waited(pending.started - pending.admitted)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from graftwork.serving.cache import ActivationCache
 from graftwork.serving.delta import Place, adaptable
 from graftwork.serving.forward import Forward, ForwardFactory
 from graftwork.serving.limits import EngineLimits
-from graftwork.serving.loading import SingleFlight
+from graftwork.serving.loading import LoaderPool, SingleFlight
 from graftwork.serving.runner import Runner
 from graftwork.serving.stacked import StackedAdapters
 from graftwork.serving.stats import Meter
@@ -50,6 +50,7 @@ class Bases:
         limits: bounds of each base's slots.
         cache: activations of all of them.
         meter: counts what is computed.
+        clock: seconds; tells how long adapters were not used.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Bases:
         limits: EngineLimits,
         cache: ActivationCache,
         meter: Meter,
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self._load_backbone = load_backbone
         self._make_forward = make_forward
         self._limits = limits
@@ -67,7 +70,7 @@ class Bases:
         self._meter = meter
         # Apart from the adapters' threads, so that a base that takes long to load does not keep adapters of the others
         # waiting; and one at a time, because transformers patches torch globally while it loads.
-        self._pool = ThreadPoolExecutor(1, "graftwork-bases")
+        self._pool = LoaderPool(1, "graftwork-bases")
         self._loads: SingleFlight[str, Base] = SingleFlight(self._pool)
         self._loaded: dict[str, Base] = {}
 
@@ -104,6 +107,7 @@ class Bases:
             slots=self._limits.slots,
             nbytes=self._limits.slot_bytes,
             meter=self._meter,
+            clock=self._clock,
         )
         forward = self._make_forward(backbone, places, self._meter)
         runner = Runner(backbone, forward, stack, self._cache, self._meter)
@@ -116,7 +120,7 @@ class Bases:
 
     def stop(self) -> None:
         """Load no more; what waits for a load is cancelled."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown()
 
     def close(self) -> None:
         """Leave the backbones as they were found; nothing computes on them any more."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,13 @@ from graftwork.serving.bases import Bases
 from graftwork.serving.cache import ActivationCache
 from graftwork.serving.forward import ForwardFactory, eager_forward
 from graftwork.serving.limits import EngineLimits
+from graftwork.serving.loading import LoaderPool
 from graftwork.serving.request import AdapterKey, Classified, Embedded, engine_error
 from graftwork.serving.runner import Outcome, Runner
 from graftwork.serving.scheduler import Scheduler, Task
 from graftwork.serving.stacked import Lease, StackedAdapters
 from graftwork.serving.stats import EngineStats, Meter
+from graftwork.serving.tiers import Tiers
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -44,6 +46,7 @@ class Engine:
         read_artifact: reads an adapter by digest, its bytes verified.
         limits: the bounds.
         make_forward: makes what runs a backbone's network; called where the backbone was loaded.
+        clock: seconds; tells how long adapters were not asked for.
 
     Example:
         >>> engine = Engine(load_backbone, catalog.read)                             # doctest: +SKIP
@@ -60,9 +63,10 @@ class Engine:
         limits: EngineLimits | None = None,
         *,
         make_forward: ForwardFactory = eager_forward,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits = limits or EngineLimits()
-        self._meter = Meter()
+        self._meter = Meter(limits.tenant_metrics, clock)
         self._scheduler = Scheduler(
             batch_tokens=limits.batch_tokens,
             batch_rows=limits.batch_rows,
@@ -70,11 +74,12 @@ class Engine:
             quantum=limits.quantum,
         )
         self._cache = ActivationCache(limits.cache_bytes, self._meter)
-        self._bases = Bases(load_backbone, make_forward, limits, self._cache, self._meter)
-        self._adapter_pool = ThreadPoolExecutor(limits.loader_threads, "graftwork-adapters")
+        self._bases = Bases(load_backbone, make_forward, limits, self._cache, self._meter, clock)
+        self._loaders = LoaderPool(limits.loader_threads, "graftwork-adapters", patience=limits.load_seconds)
         self._adapters = AdapterCache(
-            read_artifact, pool=self._adapter_pool, nbytes=limits.host_bytes, meter=self._meter
+            read_artifact, pool=self._loaders, nbytes=limits.host_bytes, meter=self._meter, clock=clock
         )
+        self._tiers = Tiers(self._bases, self._adapters, idle_seconds=limits.idle_seconds, clock=clock)
         self._admission = Admission(self._scheduler, self._bases, self._adapters, self._meter)
         self._thread = threading.Thread(target=self._run, name="graftwork-engine", daemon=True)
         self._stop = threading.Event()
@@ -100,10 +105,19 @@ class Engine:
         self._stop.set()
         self._scheduler.fail_all(gone)
         self._bases.stop()
-        self._adapter_pool.shutdown(wait=False, cancel_futures=True)
+        self._loaders.shutdown()
         if self._thread.is_alive():
             self._thread.join()
+        self._tiers.close()
         self._bases.close()
+
+    def pin(self, base: str, adapter: str) -> Future[None]:
+        """Load an adapter and keep it in host memory and in slots for good.
+
+        The future ends when the engine's thread has put it into slots: with nothing, `SettingsInvalid` when the bounds
+        leave no room for it, or what ends a request for an adapter that cannot be loaded.
+        """
+        return self._tiers.pin(AdapterKey(adapter, base))
 
     def ready(self) -> tuple[bool, str]:
         """Whether it takes requests, and if not, why."""
@@ -165,6 +179,7 @@ class Engine:
 
     def step(self, timeout: float = 0.0) -> bool:
         """Compute one batch; False when there was none to compute within `timeout` seconds."""
+        self._tiers.tend()
         tasks = self._scheduler.take(timeout)
         if not tasks:
             return False

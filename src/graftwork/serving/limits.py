@@ -18,7 +18,10 @@ class EngineLimits:
         slot_bytes: most bytes of adapters in the stacked tensors of a base model.
         host_bytes: most bytes of adapters kept in host memory, of all base models together.
         loader_threads: adapters that are loaded at once.
+        load_seconds: time a load may take; then its requests end with `StorageTimeout`, and its thread is replaced.
+        idle_seconds: time after which an adapter that nobody asks for leaves the slots and host memory.
         cache_bytes: most bytes of activations kept, of all base models together; 0 keeps none.
+        tenant_metrics: most tenants that are counted by name; the others are counted together.
     """
 
     batch_tokens: int = 1024
@@ -29,4 +32,7 @@ class EngineLimits:
     slot_bytes: int = 1 << 30
     host_bytes: int = 1 << 30
     loader_threads: int = 4
+    load_seconds: float = 10.0
+    idle_seconds: float = 86_400.0
     cache_bytes: int = 256 << 20
+    tenant_metrics: int = 20

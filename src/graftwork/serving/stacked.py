@@ -11,13 +11,15 @@ for its former owner.
 from __future__ import annotations
 
 import heapq
+import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from graftwork.errors import SettingsInvalid
 from graftwork.serving.delta import Delta, LowRank
 from graftwork.serving.request import AdapterKey
 from graftwork.serving.stats import Meter
@@ -58,6 +60,10 @@ class _Bank:
     def full(self) -> bool:
         return not self._free
 
+    @property
+    def size(self) -> int:
+        return len(self.owners) - 1
+
     def take(self, key: AdapterKey, updates: Mapping[str, LowRank], device: torch.device) -> tuple[int, int]:
         slot = self._free[0]
         for name, update in updates.items():
@@ -76,6 +82,11 @@ class _Bank:
         self.owners[slot] = None
         heapq.heappush(self._free, slot)
 
+    def let_go(self) -> None:
+        """Free the tables if no slot is taken; they are made anew when one is."""
+        if len(self._free) == self.size:
+            self.tables.clear()
+
     def _table(self, like: Tensor, device: torch.device) -> Tensor:
         table = torch.empty((len(self.owners), *like.shape), dtype=like.dtype, device=device)
         table[0] = 0
@@ -86,7 +97,9 @@ class _Bank:
 class _Resident:
     lease: Lease
     nbytes: int
+    used: float = 0.0
     pins: int = 0
+    kept: bool = False
 
 
 class StackedAdapters:
@@ -97,13 +110,23 @@ class StackedAdapters:
         slots: most adapters of one rank bucket that are resident at once.
         nbytes: most bytes of resident adapters; one alone may exceed it.
         meter: counts loads and evictions.
+        clock: seconds; tells how long an adapter was not used.
     """
 
-    def __init__(self, *, device: torch.device, slots: int, nbytes: int, meter: Meter) -> None:
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        slots: int,
+        nbytes: int,
+        meter: Meter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._device = device
         self._slots = slots
         self._limit = nbytes
         self._meter = meter
+        self._clock = clock
         self._banks: dict[int, _Bank] = {}
         self._residents: OrderedDict[AdapterKey, _Resident] = OrderedDict()
         self.nbytes = 0
@@ -123,12 +146,50 @@ class StackedAdapters:
             if resident is None:
                 return None
         self._residents.move_to_end(key)
+        resident.used = self._clock()
         resident.pins += 1
         return resident.lease
 
     def release(self, lease: Lease) -> None:
         """Give a pinned lease back; the adapter stays in its slots until another needs them."""
         self._residents[lease.key].pins -= 1
+
+    def keep(self, key: AdapterKey, delta: Delta) -> None:
+        """Put an adapter into slots for good.
+
+        Raises:
+            SettingsInvalid: no slot would be left for adapters that are not kept.
+        """
+        self._open_banks(delta)
+        others = [other.lease for other in self._residents.values() if other.kept and other.lease.key != key]
+        for rank in delta.buckets:
+            kept = sum(rank in lease.slots for lease in others) + 1
+            if kept >= self._banks[rank].size:
+                raise SettingsInvalid(
+                    f"{kept} pinned adapters of rank {rank} would leave no slot for any other; "
+                    f"there are {self._banks[rank].size}",
+                    remedy="Pin fewer adapters, or allow more slots (--slots, --slot-mb).",
+                )
+        lease = self.pin(key, delta)
+        if lease is None:
+            raise RuntimeError("an adapter was kept while a batch was in flight")
+        self._residents[key].kept = True
+        self.release(lease)
+
+    def offload(self, before: float) -> int:
+        """Let go of adapters that were not used since `before`, on the clock; returns how many."""
+        idle = []
+        for key, resident in self._residents.items():
+            if resident.used >= before:
+                break
+            if not (resident.pins or resident.kept):
+                idle.append(key)
+        for key in idle:
+            self._leave(key)
+        for bank in self._banks.values() if idle else ():
+            bank.let_go()
+        self._meter.add(slot_offloads=len(idle))
+        return len(idle)
 
     def plan(self, rows: Sequence[Lease | None]) -> Plan:
         """Say what each adapted module has to add for a batch.
@@ -160,11 +221,14 @@ class StackedAdapters:
             plan.setdefault(module, []).append(Application(*self._banks[rank].tables[module], indices[group]))
         return plan
 
-    def _load(self, key: AdapterKey, delta: Delta) -> _Resident | None:
+    def _open_banks(self, delta: Delta) -> None:
         for rank, updates in delta.buckets.items():
             if rank not in self._banks:
                 each = sum(update.a.nbytes + update.b.nbytes for update in updates.values())
                 self._banks[rank] = _Bank(rank, max(1, min(self._slots, self._limit // each)))
+
+    def _load(self, key: AdapterKey, delta: Delta) -> _Resident | None:
+        self._open_banks(delta)
         if not self._make_room(delta):
             return None
         slots: dict[int, tuple[int, int]] = {}
@@ -187,28 +251,32 @@ class StackedAdapters:
         freed: Counter[int] = Counter()
         nbytes = self.nbytes
         short = {rank for rank in delta.buckets if self._banks[rank].full}
+        held = 0
         for key, resident in self._residents.items():
             over = nbytes + delta.nbytes > self._limit
             if not short and not over:
                 break
+            if resident.kept and not resident.pins:
+                held += 1
+                continue
             if resident.pins or not (over or short & resident.lease.slots.keys()):
                 continue
             evicted.append(key)
             freed.update(resident.lease.slots.keys())
             nbytes -= resident.nbytes
             short -= freed.keys()
-        if short or (nbytes + delta.nbytes > self._limit and len(evicted) < len(self._residents)):
+        if short or (nbytes + delta.nbytes > self._limit and len(evicted) + held < len(self._residents)):
             return False
         for key in evicted:
-            self._evict(key)
+            self._leave(key)
+        self._meter.add(slot_evictions=len(evicted))
         return True
 
-    def _evict(self, key: AdapterKey) -> None:
+    def _leave(self, key: AdapterKey) -> None:
         resident = self._residents.pop(key)
         self.nbytes -= resident.nbytes
         for rank, (slot, _) in resident.lease.slots.items():
             self._banks[rank].give_back(slot)
-        self._meter.add(slot_evictions=1)
 
     def _check(self, lease: Lease) -> None:
         for rank, (slot, version) in lease.slots.items():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from graftwork.serving.usage import Usage
 
 Phase = Literal["tokenise", "trunk", "tail", "heads"]
 PHASES: tuple[Phase, ...] = ("tokenise", "trunk", "tail", "heads")
@@ -79,6 +82,10 @@ class EngineStats:
         slot_loads: adapters copied into slots.
         slot_evictions: adapters that lost their slots to others.
         host_evictions: adapters that left host memory for others.
+        slot_offloads: adapters that left their slots because nobody had asked for them for long.
+        host_offloads: adapters that left host memory for the same reason.
+        tenant_texts: texts answered, by tenant: those that use most by name, the others together (see `usage`).
+        tenant_tokens: tokens of those, by tenant.
         embedding_hits: pooled vectors that had been computed before.
         embedding_misses: pooled vectors that had to be computed.
         trunk_hits: texts whose activations below the adapters had been computed before.
@@ -117,6 +124,10 @@ class EngineStats:
     slot_loads: int
     slot_evictions: int
     host_evictions: int
+    slot_offloads: int
+    host_offloads: int
+    tenant_texts: Mapping[str, int]
+    tenant_tokens: Mapping[str, int]
     embedding_hits: int
     embedding_misses: int
     trunk_hits: int
@@ -149,6 +160,8 @@ Count = Literal[
     "slot_loads",
     "slot_evictions",
     "host_evictions",
+    "slot_offloads",
+    "host_offloads",
     "embedding_hits",
     "embedding_misses",
     "trunk_hits",
@@ -176,9 +189,14 @@ class _Histogram:
 
 
 class Meter:
-    """Counts what happens in the engine; every method may be called from any thread."""
+    """Counts what happens in the engine; every method may be called from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        tenants: most tenants that are counted by name.
+        clock: seconds; who is named changes with time.
+    """
+
+    def __init__(self, tenants: int = 20, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[Count] = Counter()
         self._load_failures: Counter[str] = Counter()
@@ -188,6 +206,7 @@ class Meter:
         self._queue_seconds = _Histogram(_SECONDS)
         self._load_seconds = _Histogram(_SECONDS)
         self._step_seconds = {phase: _Histogram(_SECONDS) for phase in PHASES}
+        self._usage = Usage(tenants, clock)
         self._sources: list[Callable[[], Mapping[str, int]]] = []
 
     def read_from(self, source: Callable[[], Mapping[str, int]]) -> None:
@@ -203,6 +222,12 @@ class Meter:
         with self._lock:
             for name, count in counts.items():
                 self._counts[name] += count  # type: ignore[index]
+
+    def answered(self, tenant: str, texts: int, tokens: int) -> None:
+        """Count an answer and whose it is."""
+        with self._lock:
+            self._counts["answers"] += 1
+            self._usage.add(tenant, texts, tokens)
 
     def refused(self, code: str) -> None:
         """Count a request that ended with an error."""
@@ -241,6 +266,7 @@ class Meter:
             numbers = Counter[str]({name: self._counts[name] for name in _COUNTS})
             for source in self._sources:
                 numbers.update(source())
+            usage = self._usage.snapshot()
             return EngineStats(
                 **numbers,
                 batch_rows=self._batch_rows.snapshot(),
@@ -250,5 +276,7 @@ class Meter:
                 load_seconds=self._load_seconds.snapshot(),
                 load_failures=dict(self._load_failures),
                 refusals=dict(self._refusals),
+                tenant_texts={tenant: use.texts for tenant, use in usage.items()},
+                tenant_tokens={tenant: use.tokens for tenant, use in usage.items()},
                 **now,
             )
