@@ -15,7 +15,6 @@ from typing import Any
 
 from graftwork.api.server import run_server
 from graftwork.errors import GraftworkError, ModelUnreadable
-from graftwork.registry.base_rows import BaseModel
 from tests.api.fakes import FakeEngine, FakeServices
 
 
@@ -30,7 +29,25 @@ def wait(reading: threading.Lock = threading.Lock()) -> None:  # noqa: B008 - on
 
 
 class HoldingEngine(FakeEngine):
-    """Answers when standard input says so."""
+    """Answers, and has loaded, when standard input says so."""
+
+    def __init__(self, *, broken: bool) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def open(self, base: str) -> Future[None]:
+        future: Future[None] = Future()
+
+        def load() -> None:
+            if self.broken:
+                future.set_exception(ModelUnreadable("the weights are damaged"))
+                return
+            say("loading", base[:4])
+            wait()
+            future.set_result(None)
+
+        threading.Thread(target=load).start()
+        return future
 
     def classify(self, tenant: str, base: str, adapter: str, texts: Sequence[str], **options: Any) -> Future[Any]:
         self.held = True
@@ -55,14 +72,8 @@ class ChildServices(FakeServices):
         super().__init__()
         self.mode = mode
 
-    def engine(self, limits: Any = None) -> FakeEngine:
-        return HoldingEngine()
-
-    def backbone(self, base: BaseModel) -> None:
-        if self.mode == "broken":
-            raise ModelUnreadable("the weights are damaged")
-        say("loading", base.fingerprint[:4])
-        wait()
+    def engine(self, limits: Any = None, *, compiled: bool = False) -> FakeEngine:
+        return HoldingEngine(broken=self.mode == "broken")
 
 
 def main() -> int:

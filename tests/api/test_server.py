@@ -23,7 +23,7 @@ BODY = {"model": "acme/news", "inputs": "one"}
 class Untouched(FakeServices):
     """Services that fail the test when anything heavy is asked of them."""
 
-    def engine(self, limits: object = None) -> None:
+    def engine(self, limits: object = None, *, compiled: bool = False) -> None:
         raise AssertionError("an engine was made")
 
 
@@ -129,6 +129,17 @@ def test_addresses_that_cannot_be_listened_on(host: str, port: int) -> None:
         run_server(Untouched(), host, port)  # type: ignore[arg-type]
 
 
-def test_an_unknown_base_model_to_preload_is_told_before_anything_is_loaded() -> None:
+def test_what_is_unknown_and_shall_be_loaded_is_told_before_anything_is() -> None:
     with pytest.raises(NotFound):
         run_server(Untouched(), "127.0.0.1", 0, preload=["nothing"])  # type: ignore[arg-type]
+    with pytest.raises(NotFound):
+        run_server(Untouched(), "127.0.0.1", 0, pins=["acme/nothing"])  # type: ignore[arg-type]
+
+
+def test_the_engine_is_asked_for_compiled_networks() -> None:
+    class Recording(FakeServices):
+        def engine(self, limits: object = None, *, compiled: bool = False) -> None:
+            raise LookupError(f"compiled: {compiled}")
+
+    with pytest.raises(LookupError, match="compiled: True"):
+        run_server(Recording(), "127.0.0.1", 0)  # type: ignore[arg-type]

@@ -101,3 +101,28 @@ def test_debugging_prints_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("GRAFT_DEBUG", "1")
     assert session.run(broken) == 1
     assert "in broken" in capsys.readouterr().err
+
+
+def test_every_bad_bound_of_a_server_is_told_at_once(graft: Graft) -> None:
+    line = [
+        "serve",
+        "--slots",
+        "0",
+        "--host-mb",
+        "-1",
+        "--idle-hours",
+        "nan",
+        "--cache-mb",
+        "-2",
+        "--tenant-metrics",
+        "-1",
+    ]
+    told = graft([*line, "--json"])
+    assert (told.code, told.error["code"]) == (2, "settings-invalid")
+    assert [(problem["where"], problem["what"]) for problem in told.error["problems"]] == [
+        ("--slots", "is 0; it must be at least 1"),
+        ("--host-mb", "is -1; it must be more than 0"),
+        ("--idle-hours", "is nan; it must be more than 0"),
+        ("--cache-mb", "is -2; it must be 0 or more"),
+        ("--tenant-metrics", "is -1; it must be 0 or more"),
+    ]

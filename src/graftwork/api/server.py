@@ -9,7 +9,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -19,13 +21,17 @@ from graftwork.api.app import create_app
 from graftwork.api.deps import Preload
 from graftwork.api.limits import ServerLimits
 from graftwork.errors import PortInUse, SettingsInvalid
+from graftwork.registry.reference import Reference
+from graftwork.registry.scope import EVERYTHING
 
 if TYPE_CHECKING:
     from graftwork.registry.base_rows import BaseModel
-    from graftwork.serving.engine import EngineLimits
+    from graftwork.registry.versions import AdapterVersion
+    from graftwork.serving.engine import Engine, EngineLimits
     from graftwork.wiring import Services
 
 _BACKLOG = 2_048
+_Load = tuple[str, Callable[[], Future[Any]]]
 
 
 def run_server(
@@ -36,12 +42,14 @@ def run_server(
     *,
     engine_limits: EngineLimits | None = None,
     preload: Sequence[str] = (),
+    pins: Sequence[str] = (),
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted and return.
 
     The port is taken before anything else is done. `/healthz` answers while base models are still loading; `/readyz`
-    says what is being loaded. Nothing is printed, and logging is not configured: see `logs.log_to`.
+    says what is being loaded. Networks are compiled in the background where the settings allow it. Nothing is
+    printed, and logging is not configured: see `logs.log_to`.
 
     Args:
         services: the installation's services.
@@ -50,18 +58,20 @@ def run_server(
         limits: bounds of the server.
         engine_limits: bounds of the engine.
         preload: references of base models to load before the server is ready.
+        pins: references of adapters to load then too, and to keep in memory for good: the versions that they mean now.
         on_ready: called once with the server's URL when it is ready.
 
     Raises:
         PortInUse: the address is taken.
         SettingsInvalid: the address cannot be listened on.
-        NotFound: no such base model to preload.
-        GraftworkError: a base model to preload could not be loaded.
+        NotFound: no such base model to preload, or adapter to pin.
+        GraftworkError: one of them could not be loaded.
     """
     limits = limits or ServerLimits()
     with _listen(host, port) as listener:
         bases = [services.bases.resolve(reference) for reference in preload]
-        app = create_app(services, services.engine(engine_limits), limits)
+        pinned = [services.catalog.resolve(Reference.parse(reference), EVERYTHING) for reference in pins]
+        app = create_app(services, services.engine(engine_limits, compiled=True), limits)
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -74,7 +84,8 @@ def run_server(
             backlog=_BACKLOG,
             timeout_graceful_shutdown=math.ceil(limits.drain_seconds),
         )
-        server = _Server(config, services, bases, app.state.serving.preload, _ready_call(on_ready, listener))
+        loads = _loads(app.state.serving.engine, bases, pinned)
+        server = _Server(config, loads, app.state.serving.preload, _ready_call(on_ready, listener))
         with _signals_stop(server):
             server.run(sockets=[listener])
         if server.failure is not None:
@@ -127,25 +138,30 @@ def _signals_stop(server: uvicorn.Server) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _loads(engine: Engine, bases: Sequence[BaseModel], pinned: Sequence[AdapterVersion]) -> list[_Load]:
+    """What is loaded before the server is ready, in order."""
+    return [
+        *((f"base model {base.reference}", partial(engine.open, base.fingerprint)) for base in bases),
+        *(
+            (f"pinned adapter {version.reference}", partial(engine.pin, version.base, version.digest))
+            for version in pinned
+        ),
+    ]
+
+
 class _Server(uvicorn.Server):
-    """Uvicorn that loads base models once it answers, and stops if that fails."""
+    """Uvicorn that loads once it answers, and stops if that fails."""
 
     def __init__(
-        self,
-        config: uvicorn.Config,
-        services: Services,
-        bases: Sequence[BaseModel],
-        preload: Preload,
-        on_ready: Callable[[], None],
+        self, config: uvicorn.Config, loads: Sequence[_Load], preload: Preload, on_ready: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self.failure: BaseException | None = None
-        self._services = services
-        self._bases = bases
+        self._loads = loads
         self._preload = preload
         self._on_ready = on_ready
         self._loading: asyncio.Task[None] | None = None
-        preload.done = not bases
+        preload.done = not loads
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start answering, then load."""
@@ -154,11 +170,11 @@ class _Server(uvicorn.Server):
 
     async def _load(self) -> None:
         try:
-            for number, base in enumerate(self._bases, start=1):
-                self._preload.state = f"loading base model {base.reference}, {number} of {len(self._bases)}"
-                await to_thread.run_sync(self._services.backbone, base)
+            for number, (name, load) in enumerate(self._loads, start=1):
+                self._preload.state = f"loading {name}, {number} of {len(self._loads)}"
+                await asyncio.wrap_future(load())
             self._preload.done = True
-            self._on_ready()
+            await to_thread.run_sync(self._on_ready)
         except Exception as error:
             self.failure = error
             self.should_exit = True

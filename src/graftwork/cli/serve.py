@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graftwork.cli.options import Json, examples
 from graftwork.cli.session import services
+from graftwork.errors import Problem, SettingsInvalid
 
 if TYPE_CHECKING:
     from graftwork.wiring import Services
 
 _MEGABYTE = 2**20
+_HOUR = 3600
 _PYTHONS_OWN = (700, 10, 10)  # thresholds of the garbage collector; `graft` raises them for short runs
 
 
@@ -25,6 +29,7 @@ def register(app: typer.Typer) -> None:
             "graft serve",
             "graft serve --host 0.0.0.0 --port 80 --preload minilm",
             "graft serve --max-inputs 256 --max-text 20000 --host-mb 4000",
+            "graft serve --pin acme/news:production --pin globex/mood --idle-hours 2",
         )
     )(serve)
 
@@ -39,16 +44,38 @@ def serve(
             "model that has adapters; 'none' loads each when it is first asked for."
         ),
     ] = None,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Adapter to load before the server is ready and to keep in memory for good; may be repeated. What "
+            "its reference means now is kept; a version published later is not pinned until the next start."
+        ),
+    ] = None,
     max_body_mb: Annotated[float, typer.Option(help="Largest body of a request, in megabytes.")] = 8.0,
-    max_inputs: Annotated[int, typer.Option(min=1, help="Most texts in one request.")] = 2048,
-    max_text: Annotated[int, typer.Option(min=1, help="Most characters of a text.")] = 100_000,
+    max_inputs: Annotated[int, typer.Option(help="Most texts in one request.")] = 2048,
+    max_text: Annotated[int, typer.Option(help="Most characters of a text.")] = 100_000,
     request_seconds: Annotated[float, typer.Option(help="A request that waited longer is dropped with 504.")] = 60.0,
     drain_seconds: Annotated[float, typer.Option(help="Time to finish what was accepted when stopping.")] = 30.0,
-    queue_texts: Annotated[int, typer.Option(min=1, help="Most texts a tenant may have waiting; then 429.")] = 4096,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Most padded tokens in one batch.")] = 1024,
-    slots: Annotated[int, typer.Option(min=1, help="Most adapters of one rank in the stacked tensors.")] = 1024,
+    queue_texts: Annotated[int, typer.Option(help="Most texts a tenant may have waiting; then 429.")] = 4096,
+    batch_tokens: Annotated[int, typer.Option(help="Most padded tokens in one batch.")] = 1024,
+    batch_rows: Annotated[int, typer.Option(help="Most texts in one batch.")] = 64,
+    slots: Annotated[int, typer.Option(help="Most adapters of one rank in the stacked tensors.")] = 1024,
     slot_mb: Annotated[float, typer.Option(help="Most megabytes of stacked tensors for a base model.")] = 1024.0,
     host_mb: Annotated[float, typer.Option(help="Most megabytes of adapters kept in host memory.")] = 1024.0,
+    cache_mb: Annotated[
+        float, typer.Option(help="Most megabytes of vectors and activations kept for texts that come back; 0: none.")
+    ] = 256.0,
+    idle_hours: Annotated[
+        float,
+        typer.Option(help="An adapter that nobody asked for in this time leaves memory; the next request loads it."),
+    ] = 24.0,
+    loader_threads: Annotated[int, typer.Option(help="Adapters loaded from the blob store at once.")] = 4,
+    load_seconds: Annotated[
+        float, typer.Option(help="An adapter that takes longer to load ends its requests with 503; others go on.")
+    ] = 10.0,
+    tenant_metrics: Annotated[
+        int, typer.Option(help="Most tenants that /metrics names, those that use most; the others are one.")
+    ] = 20,
     log: Annotated[bool, typer.Option("--log/--no-log", help="Write JSON log lines to standard error.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -58,6 +85,31 @@ def serve(
     from graftwork.api.server import run_server
     from graftwork.serving.engine import EngineLimits
 
+    at_least_one = {
+        "--max-inputs": max_inputs,
+        "--max-text": max_text,
+        "--queue-texts": queue_texts,
+        "--batch-tokens": batch_tokens,
+        "--batch-rows": batch_rows,
+        "--slots": slots,
+        "--loader-threads": loader_threads,
+    }
+    above_zero = {
+        "--max-body-mb": max_body_mb,
+        "--request-seconds": request_seconds,
+        "--slot-mb": slot_mb,
+        "--host-mb": host_mb,
+        "--idle-hours": idle_hours,
+        "--load-seconds": load_seconds,
+    }
+    not_below_zero = {"--drain-seconds": drain_seconds, "--cache-mb": cache_mb, "--tenant-metrics": tenant_metrics}
+    _refuse(
+        [
+            *(Problem(flag, f"is {value}; it must be at least 1") for flag, value in at_least_one.items() if value < 1),
+            *(_must_be(flag, value, "more than 0", value > 0) for flag, value in above_zero.items()),
+            *(_must_be(flag, value, "0 or more", value >= 0) for flag, value in not_below_zero.items()),
+        ]
+    )
     gc.set_threshold(*_PYTHONS_OWN)
     if log:
         log_to(sys.stderr)
@@ -75,34 +127,54 @@ def serve(
             ),
             engine_limits=EngineLimits(
                 batch_tokens=batch_tokens,
+                batch_rows=batch_rows,
                 queue_texts=queue_texts,
                 slots=slots,
                 slot_bytes=int(slot_mb * _MEGABYTE),
                 host_bytes=int(host_mb * _MEGABYTE),
+                cache_bytes=int(cache_mb * _MEGABYTE),
+                idle_seconds=idle_hours * _HOUR,
+                loader_threads=loader_threads,
+                load_seconds=load_seconds,
+                tenant_metrics=tenant_metrics,
             ),
             preload=_to_preload(opened, preload),
+            pins=pin or (),
             on_ready=lambda url: _tell_ready(opened, url, as_json=as_json),
+        )
+
+
+def _must_be(flag: str, value: float, words: str, sound: bool) -> Problem | None:
+    return None if sound and math.isfinite(value) else Problem(flag, f"is {value:g}; it must be {words}")
+
+
+def _refuse(found: Sequence[Problem | None]) -> None:
+    problems = [problem for problem in found if problem is not None]
+    if problems:
+        raise SettingsInvalid(
+            "the server cannot run with these options",
+            problems=problems,
+            remedy="graft serve --help tells what each of them bounds.",
         )
 
 
 def _to_preload(opened: Services, wanted: list[str] | None) -> list[str]:
     if wanted == ["none"]:
         return []
-    if wanted is not None:
-        return wanted
-    return [base.reference for base in opened.bases.list(domain="nlp") if base.children]
+    return opened.bases.in_use("nlp") if wanted is None else wanted
 
 
 def _tell_ready(opened: Services, url: str, *, as_json: bool) -> None:
     from graftwork.cli.console import print_json, say
 
-    found = opened.catalog.list()
+    model = opened.catalog.example()
     if as_json:
-        print_json({"url": url, "adapters": len(found)})
+        print_json({"url": url, "example": model})
     else:
-        say(f"Serving {len(found)} adapters on ", (url, "bold"), f"; its API is described at {url}/docs. Ctrl-C stops.")
-        if found:
-            model = f"{found[0].tenant}/{found[0].name}"
+        say("Serving on ", (url, "bold"), f"; its API is described at {url}/docs. Ctrl-C stops.")
+        if model is None:
+            say("No adapter is published yet: graft train makes one, and it answers at once.")
+        else:
             say(
                 f"""Try: curl {url}/v1/classify -H 'Content-Type: application/json' """
                 f"""-d '{{"model": "{model}", "inputs": ["some text"]}}'"""

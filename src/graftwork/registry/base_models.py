@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -21,6 +22,9 @@ from graftwork.registry.database import Database
 from graftwork.registry.metadata import Architecture, BaseMetadata, Domain
 from graftwork.registry.reference import check_word
 from graftwork.registry.tables import adapter_versions, adapters, base_files, base_models, base_names, base_pieces
+
+if TYPE_CHECKING:
+    import builtins
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WRITERS = 4
@@ -146,6 +150,13 @@ class BaseModels:
         """
         with self._database.read() as connection:
             return load_bases(connection, base_models.c.id == find_base_id(connection, reference))[0]
+
+    def in_use(self, domain: Domain) -> builtins.list[str]:
+        """References of the base models that have adapters; takes as long however many adapters there are."""
+        used = sa.exists().where(adapter_versions.c.base_id == base_models.c.id)
+        query = sa.select(reference_column()).where(base_models.c.domain == domain, used).order_by(base_models.c.id)
+        with self._database.read() as connection:
+            return [*connection.scalars(query)]
 
     def list(
         self,

@@ -150,6 +150,13 @@ class Catalog:
                 conditions.append(adapter_versions.c.base_id == find_base_id(connection, base))
             return load_versions(connection, scope, self.manifest, *conditions)
 
+    def example(self) -> str | None:
+        """`tenant/name` of one adapter, None when there is none; takes as long however many there are."""
+        query = sa.select(adapters.c.tenant, adapters.c.name).join(adapter_versions).limit(1)
+        with self._database.read() as connection:
+            found = connection.execute(query).first()
+        return None if found is None else f"{found.tenant}/{found.name}"
+
     def versions(self, bare_reference: str, scope: Scope = EVERYTHING) -> builtins.list[AdapterVersion]:
         """Every version of a name, oldest first.
 

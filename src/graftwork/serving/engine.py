@@ -111,6 +111,10 @@ class Engine:
         self._tiers.close()
         self._bases.close()
 
+    def open(self, base: str) -> Future[None]:
+        """Load a base model before it is asked for; the future ends when it can answer, or with what was wrong."""
+        return self._tiers.open(base)
+
     def pin(self, base: str, adapter: str) -> Future[None]:
         """Load an adapter and keep it in host memory and in slots for good.
 

@@ -35,12 +35,16 @@ class Tiers:
         self._clock = clock
         self._next_look = clock()
         # A thread of its own: it waits for others' loads, and would be one too few for them.
-        self._pinning = LoaderPool(1, "graftwork-pins")
+        self._ahead = LoaderPool(1, "graftwork-ahead")
         self._placing: queue.SimpleQueue[tuple[Base, AdapterKey, Delta, Future[None]]] = queue.SimpleQueue()
+
+    def open(self, base: str) -> Future[None]:
+        """Load a base model. May be called from any thread."""
+        return self._ahead.submit(lambda: self._open(base))
 
     def pin(self, key: AdapterKey) -> Future[None]:
         """Load an adapter and keep it for good. May be called from any thread."""
-        return self._pinning.submit(lambda: self._pin(key))
+        return self._ahead.submit(lambda: self._pin(key))
 
     def tend(self) -> None:
         """Place what is to be pinned, and let idle adapters go. For the engine's thread alone."""
@@ -61,9 +65,12 @@ class Tiers:
 
     def close(self) -> None:
         """Cancel what is not pinned yet."""
-        self._pinning.shutdown()
+        self._ahead.shutdown()
         while not self._placing.empty():
             self._placing.get()[-1].cancel()
+
+    def _open(self, base: str) -> None:
+        self._bases.load(base).result()
 
     def _pin(self, key: AdapterKey) -> None:
         base = self._bases.load(key.base).result()
