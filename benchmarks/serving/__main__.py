@@ -25,6 +25,7 @@ BENCHMARKS = {
     "merged": "merged",
     "http": "http",
     "loads": "loads",
+    "choosing": "choosing",
     "fairness": "fairness",
     "memory": "memory",
 }

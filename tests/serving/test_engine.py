@@ -68,7 +68,7 @@ def gate() -> Gate:
 def engine_of(bert: TextBackbone, gate: Gate) -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
-    def build(*adapters: Made, start: bool = True, **limits: int) -> Engine:
+    def build(*adapters: Made, start: bool = True, **limits: Any) -> Engine:
         gate.store.update({adapter.digest: adapter.artifact for adapter in adapters})
         engine = Engine(lambda _: bert, gate, EngineLimits(**limits))
         engines.append(engine)
@@ -357,10 +357,10 @@ def test_when_the_thread_dies_everybody_is_told(
     check(engine, lora)
     assert engine.ready() == (True, "")
 
-    def broken(tasks: Sequence[Any], batch_tokens: int) -> float:
+    def broken(tasks: Sequence[Any]) -> list[Any]:
         raise AssertionError("a fault in the engine itself")
 
-    monkeypatch.setattr("graftwork.serving.engine._fill", broken)
+    monkeypatch.setattr("graftwork.serving.step._wanted", broken)
     with pytest.raises(ServiceUnavailable, match="thread died: AssertionError: a fault in the engine itself"):
         ask(engine, lora).result(timeout=WAIT)
     ready, why = engine.ready()
@@ -488,7 +488,9 @@ def test_the_numbers_add_up(engine_of: Callable[..., Engine], lora: Made, other:
     assert stats.queue_seconds.count == 4
     assert stats.step_seconds["tokenise"].count == 4
     assert stats.step_seconds["heads"].count == stats.batches
-    assert stats.padded_tokens >= stats.tokens > 0
+    lengths = [len(ids) for ids in lora.backbone.encode(TEXTS)]
+    assert stats.tokens == 3 * sum(lengths) + sum(lengths[:2])
+    assert stats.padded_tokens >= 2 * sum(lengths) + sum(lengths[:2])  # what was known already is not computed again
     assert stats.queue_seconds.cumulative()[-1] == (float("inf"), 4)
     assert dataclasses.asdict(stats)["refusals"] == {}
 

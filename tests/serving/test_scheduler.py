@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from itertools import pairwise
 
@@ -10,31 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.errors import DeadlineExceeded, QueueFull, RequestTooLarge, ServiceUnavailable
-from graftwork.registry.manifest import Pooling
-from graftwork.serving.request import Pending, Row
-from graftwork.serving.scheduler import LENGTH_CLASSES, Scheduler, Task, length_class
-
-POOLING = Pooling(mode="mean")
-
-
-def scheduler(**changes: int) -> Scheduler:
-    bounds = {"batch_tokens": 256, "batch_rows": 16, "queue_texts": 100, "quantum": 32}
-    return Scheduler(**bounds | changes)
-
-
-def request(
-    queue: Scheduler,
-    tenant: str = "acme",
-    lengths: tuple[int, ...] = (8,),
-    *,
-    base: str = "base",
-    left: float | None = None,
-) -> Pending:
-    deadline = None if left is None else time.monotonic() + left
-    pending = Pending(tenant, base, None, ["text"] * len(lengths), head=False, deadline=deadline)
-    queue.admit(pending)
-    queue.enqueue(pending, [Row(b"text", (1,) * length, None, POOLING, head=False) for length in lengths])
-    return pending
+from graftwork.serving.batch import LENGTH_CLASSES, Task, length_class
+from graftwork.serving.request import Pending
+from tests.serving.queues import Clock, Machine, request, scheduler
 
 
 def finish(tasks: list[Task]) -> None:
@@ -60,8 +37,9 @@ def test_a_full_queue_refuses_at_once_and_only_its_own_tenant() -> None:
 def test_retry_after_follows_the_pace() -> None:
     queue = scheduler(queue_texts=10)
     request(queue, lengths=(8,) * 10)
+    tasks = queue.take(0)
     for _ in range(200):
-        queue.pace(texts=1, seconds=0.5)
+        queue.computed(tasks[:1], [8], 0.5)
     with pytest.raises(QueueFull) as caught:
         request(queue)
     assert caught.value.retry_after == pytest.approx(5.0, rel=0.01)
@@ -99,17 +77,23 @@ def test_cancelling_a_large_request_drops_the_rows_that_are_left() -> None:
 
 
 def test_an_expired_request_is_told_so_and_never_computed() -> None:
-    queue = scheduler()
-    late, kept = request(queue, left=-1.0), request(queue, left=100.0)
+    clock = Clock()
+    queue = scheduler(clock=clock)
+    late, kept = request(queue, deadline=clock.now + 1), request(queue, deadline=clock.now + 2)
+    clock.now += 1
     assert [task.pending for task in queue.take(0)] == [kept]
     assert isinstance(late.future.exception(timeout=0), DeadlineExceeded)
     assert queue.depth == 1
 
 
 def test_a_request_that_still_loads_expires_too() -> None:
-    queue = scheduler()
-    pending = Pending("acme", "base", "digest", ["text"], head=True, deadline=time.monotonic() - 1)
+    clock = Clock()
+    queue = scheduler(clock=clock)
+    pending = Pending("acme", "base", "digest", ["text"], head=True, deadline=clock.now + 1)
     queue.admit(pending)
+    assert queue.take(0) == []
+    assert not pending.ended
+    clock.now += 1
     assert queue.take(0) == []
     assert isinstance(pending.future.exception(timeout=0), DeadlineExceeded)
 
@@ -127,13 +111,13 @@ def test_closing_refuses_the_new_and_keeps_the_admitted() -> None:
     assert queue.drained(0)
 
 
-def test_take_wakes_as_soon_as_something_comes() -> None:
+def test_a_lone_request_is_taken_as_soon_as_it_comes_and_waits_for_no_other() -> None:
     queue = scheduler()
     taken: list[list[Task]] = []
-    thread = threading.Thread(target=lambda: taken.append(queue.take(timeout=60)))
+    thread = threading.Thread(target=lambda: taken.append(queue.take(timeout=600)))
     thread.start()
     pending = request(queue)
-    thread.join(timeout=30)
+    thread.join(timeout=60)
     assert [[task.pending for task in tasks] for tasks in taken] == [[pending]]
 
 
@@ -146,61 +130,29 @@ def test_a_batch_is_for_one_base() -> None:
     assert queue.take(0) == []
 
 
-def test_a_batch_holds_rows_of_similar_length() -> None:
+def test_before_anything_is_measured_a_batch_holds_rows_of_one_length_class() -> None:
     queue = scheduler(batch_tokens=100_000, batch_rows=100)
     request(queue, lengths=(500, 10, 400, 300, 12, 256))
-    lengths = [sorted(len(task.row.ids) for task in queue.take(0)) for _ in range(2)]
-    assert lengths == [[256, 300, 400, 500], [10, 12]]
+    lengths = [sorted(len(task.row.ids) for task in queue.take(0)) for _ in range(5)]
+    assert lengths == [[400, 500], [300], [256], [10, 12], []]
+
+
+def test_neighbouring_lengths_join_where_their_padding_costs_less_than_another_step() -> None:
+    queue = scheduler(batch_tokens=1024, batch_rows=100, queue_texts=10_000)
+    machine = Machine(queue, fixed=0.005, per_token=0.00005)  # a step costs as much as 100 tokens
+    for rows in range(1, 34):
+        request(queue, lengths=(30,) * rows)
+        assert len(machine.step()) == rows
+    request(queue, lengths=(30, 40))
+    assert sorted(len(task.row.ids) for task in machine.step()) == [30, 40]
+    request(queue, lengths=(30,) * 200 + (40,) * 100)
+    assert {len(task.row.ids) for task in machine.step()} == {40}
 
 
 def test_a_row_longer_than_the_budget_is_a_batch_of_its_own() -> None:
     queue = scheduler(batch_tokens=64)
     request(queue, lengths=(500, 500))
     assert [len(queue.take(0)) for _ in range(3)] == [1, 1, 0]
-
-
-def test_a_flood_does_not_keep_a_quiet_tenant_waiting() -> None:
-    queue = scheduler(queue_texts=10_000)
-    for _ in range(500):
-        request(queue, "flood", lengths=(16,))
-    quiet = request(queue, "quiet", lengths=(16,))
-    assert quiet in [task.pending for task in queue.take(0)]
-
-
-def test_a_tenant_whose_texts_are_of_another_length_or_base_is_served_in_turn() -> None:
-    queue = scheduler(queue_texts=10_000)
-    for _ in range(300):
-        request(queue, "flood", lengths=(16,))
-    long, other = request(queue, "long", lengths=(250,)), request(queue, "other", lengths=(16,), base="second")
-    first = [task.pending for _ in range(4) for task in queue.take(0)]
-    assert long in first
-    assert other in first
-
-
-def test_tenants_with_long_texts_get_no_more_tokens_than_those_with_short_ones() -> None:
-    queue = scheduler(queue_texts=100_000, batch_tokens=512, batch_rows=64)
-    for _ in range(1500):
-        request(queue, "short", lengths=(8,))
-    for _ in range(200):
-        request(queue, "long", lengths=(200,))
-    tokens: Counter[str] = Counter()
-    for _ in range(40):
-        tasks = queue.take(0)
-        tokens.update({t: sum(len(k.row.ids) for k in tasks if k.pending.tenant == t) for t in ("short", "long")})
-        finish(tasks)
-    assert tokens["long"] == pytest.approx(tokens["short"], rel=0.15)
-
-
-def test_coming_back_after_a_pause_earns_no_credit() -> None:
-    queue = scheduler(queue_texts=100_000)
-    for _ in range(200):
-        request(queue, "busy", lengths=(16,))
-    for _ in range(5):
-        finish(queue.take(0))
-    for _ in range(200):
-        request(queue, "idle", lengths=(16,))
-    shares = Counter(task.pending.tenant for _ in range(4) for task in queue.take(0))
-    assert abs(shares["busy"] - shares["idle"]) <= 4
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,6 +12,7 @@ import typer
 
 from graftwork.cli.options import Json, examples
 from graftwork.cli.session import services
+from graftwork.cli.weights import read_weights
 from graftwork.errors import Problem, SettingsInvalid
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "graft serve",
             "graft serve --host 0.0.0.0 --port 80 --preload minilm",
+            "graft serve --weight acme=2.5 --weight globex=0.5 --batch-ms 50",
             "graft serve --max-inputs 256 --max-text 20000 --host-mb 4000",
             "graft serve --pin acme/news:production --pin globex/mood --idle-hours 2",
         )
@@ -59,6 +61,17 @@ def serve(
     queue_texts: Annotated[int, typer.Option(help="Most texts a tenant may have waiting; then 429.")] = 4096,
     batch_tokens: Annotated[int, typer.Option(help="Most padded tokens in one batch.")] = 1024,
     batch_rows: Annotated[int, typer.Option(help="Most texts in one batch.")] = 64,
+    batch_ms: Annotated[
+        float,
+        typer.Option(help="Milliseconds a batch is meant to take, by what others took: a target. 0 sets none."),
+    ] = 250.0,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TENANT=WEIGHT",
+            help="Share of a tenant while tenants compete, beside the 1 of those not named; may be repeated.",
+        ),
+    ] = None,
     slots: Annotated[int, typer.Option(help="Most adapters of one rank in the stacked tensors.")] = 1024,
     slot_mb: Annotated[float, typer.Option(help="Most megabytes of stacked tensors for a base model.")] = 1024.0,
     host_mb: Annotated[float, typer.Option(help="Most megabytes of adapters kept in host memory.")] = 1024.0,
@@ -102,7 +115,12 @@ def serve(
         "--idle-hours": idle_hours,
         "--load-seconds": load_seconds,
     }
-    not_below_zero = {"--drain-seconds": drain_seconds, "--cache-mb": cache_mb, "--tenant-metrics": tenant_metrics}
+    not_below_zero = {
+        "--drain-seconds": drain_seconds,
+        "--batch-ms": batch_ms,
+        "--cache-mb": cache_mb,
+        "--tenant-metrics": tenant_metrics,
+    }
     _refuse(
         [
             *(Problem(flag, f"is {value}; it must be at least 1") for flag, value in at_least_one.items() if value < 1),
@@ -110,6 +128,7 @@ def serve(
             *(_must_be(flag, value, "0 or more", value >= 0) for flag, value in not_below_zero.items()),
         ]
     )
+    weights = read_weights(weight or [])
     gc.set_threshold(*_PYTHONS_OWN)
     if log:
         log_to(sys.stderr)
@@ -128,6 +147,8 @@ def serve(
             engine_limits=EngineLimits(
                 batch_tokens=batch_tokens,
                 batch_rows=batch_rows,
+                batch_seconds=batch_ms / 1e3,
+                weights=weights,
                 queue_texts=queue_texts,
                 slots=slots,
                 slot_bytes=int(slot_mb * _MEGABYTE),

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from graftwork.errors import GraftworkError, ServiceUnavailable
+from graftwork.errors import ServiceUnavailable
 from graftwork.serving.adapters import AdapterCache
 from graftwork.serving.admission import Admission
 from graftwork.serving.bases import Bases
@@ -22,11 +21,10 @@ from graftwork.serving.cache import ActivationCache
 from graftwork.serving.forward import ForwardFactory, eager_forward
 from graftwork.serving.limits import EngineLimits
 from graftwork.serving.loading import LoaderPool
-from graftwork.serving.request import AdapterKey, Classified, Embedded, engine_error
-from graftwork.serving.runner import Outcome, Runner
-from graftwork.serving.scheduler import Scheduler, Task
-from graftwork.serving.stacked import Lease, StackedAdapters
+from graftwork.serving.request import AdapterKey, Classified, Embedded
+from graftwork.serving.scheduler import Scheduler
 from graftwork.serving.stats import EngineStats, Meter
+from graftwork.serving.step import Stepper
 from graftwork.serving.tiers import Tiers
 
 if TYPE_CHECKING:
@@ -65,13 +63,15 @@ class Engine:
         make_forward: ForwardFactory = eager_forward,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits = limits = limits or EngineLimits()
+        limits = limits or EngineLimits()
         self._meter = Meter(limits.tenant_metrics, clock)
         self._scheduler = Scheduler(
             batch_tokens=limits.batch_tokens,
             batch_rows=limits.batch_rows,
             queue_texts=limits.queue_texts,
             quantum=limits.quantum,
+            batch_seconds=limits.batch_seconds,
+            weights=limits.weights,
         )
         self._cache = ActivationCache(limits.cache_bytes, self._meter)
         self._bases = Bases(load_backbone, make_forward, limits, self._cache, self._meter, clock)
@@ -81,6 +81,7 @@ class Engine:
         )
         self._tiers = Tiers(self._bases, self._adapters, idle_seconds=limits.idle_seconds, clock=clock)
         self._admission = Admission(self._scheduler, self._bases, self._adapters, self._meter)
+        self._stepper = Stepper(self._scheduler, self._bases, self._meter, limits.batch_tokens)
         self._thread = threading.Thread(target=self._run, name="graftwork-engine", daemon=True)
         self._stop = threading.Event()
         self._state = "not started"
@@ -184,19 +185,7 @@ class Engine:
     def step(self, timeout: float = 0.0) -> bool:
         """Compute one batch; False when there was none to compute within `timeout` seconds."""
         self._tiers.tend()
-        tasks = self._scheduler.take(timeout)
-        if not tasks:
-            return False
-        start = time.perf_counter()
-        self._meter.batch(len(tasks), _fill(tasks, self._limits.batch_tokens))
-        base = self._bases[tasks[0].pending.base]
-        waiting = tasks
-        while waiting:
-            with self._pinned(base.stack, waiting) as (batch, leases, waiting):
-                for task, outcome in zip(batch, self._compute(base.runner, batch, leases), strict=True):
-                    _answer(task, outcome)
-        self._scheduler.pace(len(tasks), time.perf_counter() - start)
-        return True
+        return self._stepper.step(timeout)
 
     def _run(self) -> None:
         try:
@@ -207,57 +196,3 @@ class Engine:
             dead = ServiceUnavailable(self._state, remedy="Restart the server, and report this with its log.")
             self._scheduler.close(dead)
             self._scheduler.fail_all(dead)
-
-    @contextmanager
-    def _pinned(
-        self, stack: StackedAdapters, tasks: list[Task]
-    ) -> Iterator[tuple[list[Task], dict[AdapterKey, Lease], list[Task]]]:
-        """Pin the adapters of as many tasks as have room in the slots together; gives the others back for later."""
-        leases: dict[AdapterKey, Lease] = {}
-        now: list[Task] = []
-        later: list[Task] = []
-        try:
-            for task in tasks:
-                adapter = task.row.adapter
-                if adapter is None or adapter.delta is None or adapter.key in leases:
-                    now.append(task)
-                    continue
-                try:
-                    lease = stack.pin(adapter.key, adapter.delta)
-                except Exception as error:
-                    task.pending.fail(engine_error(error))
-                    continue
-                if lease is None:
-                    later.append(task)
-                else:
-                    leases[adapter.key] = lease
-                    now.append(task)
-            yield now, leases, later
-        finally:
-            for lease in leases.values():
-                stack.release(lease)
-
-    def _compute(self, runner: Runner, tasks: list[Task], leases: Mapping[AdapterKey, Lease]) -> list[Outcome]:
-        """Run a batch; when it fails, run its rows one by one, so that only those fail that cannot be computed."""
-        if not tasks:
-            return []
-        try:
-            outcomes = runner.run([task.row for task in tasks], leases)
-        except Exception as error:
-            if len(tasks) == 1:
-                return [engine_error(error)]
-            self._meter.add(reruns=1)
-            return [outcome for task in tasks for outcome in self._compute(runner, [task], leases)]
-        self._meter.add(rows=len(tasks), tokens=sum(len(task.row.ids) for task in tasks))
-        return outcomes
-
-
-def _answer(task: Task, outcome: Outcome) -> None:
-    if isinstance(outcome, GraftworkError):
-        task.pending.fail(outcome)
-    elif task.pending.put(task.index, outcome):
-        task.pending.answer()
-
-
-def _fill(tasks: Sequence[Task], batch_tokens: int) -> float:
-    return len(tasks) * max(len(task.row.ids) for task in tasks) / batch_tokens

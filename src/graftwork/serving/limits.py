@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,8 +13,9 @@ class EngineLimits:
     Attributes:
         batch_tokens: most padded tokens in a batch.
         batch_rows: most rows in a batch.
-        queue_texts: most texts a tenant may have admitted and not answered.
+        batch_seconds: time a batch is meant to take, by the steps measured so far: a target, not a promise; 0 for any.
         quantum: tokens a tenant may take in one turn while a batch is filled.
+        weights: shares of tenants while they compete, in proportion; 1 for those that are not named.
         slots: most adapters of one rank bucket in the stacked tensors of a base model.
         slot_bytes: most bytes of adapters in the stacked tensors of a base model.
         host_bytes: most bytes of adapters kept in host memory, of all base models together.
@@ -26,8 +28,10 @@ class EngineLimits:
 
     batch_tokens: int = 1024
     batch_rows: int = 64
+    batch_seconds: float = 0.25
     queue_texts: int = 4096
     quantum: int = 128
+    weights: Mapping[str, float] = field(default_factory=dict)
     slots: int = 1024
     slot_bytes: int = 1 << 30
     host_bytes: int = 1 << 30

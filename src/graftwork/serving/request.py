@@ -112,6 +112,7 @@ class Pending:
         deadline: `time.monotonic()` after which nobody waits for the answer any more, None for never.
         future: the caller's handle.
         rows: the tokenised texts; empty until `tokenised`.
+        waiting: indices of the rows that wait for a batch, by length class; the scheduler's, under its lock.
         admitted: `time.monotonic()` of admission.
         started: `time.monotonic()` of its first batch.
     """
@@ -138,7 +139,7 @@ class Pending:
         self.rows: tuple[Row, ...] = ()
         self.admitted = time.monotonic()
         self.started: float | None = None
-        self._waiting: dict[int, deque[int]] = {}
+        self.waiting: dict[int, deque[int]] = {}
         self._vectors: list[Vector | None] = []
         self._missing = 0
         self._settled = False
@@ -158,30 +159,30 @@ class Pending:
         """Whether its deadline has passed."""
         return self.deadline is not None and now >= self.deadline
 
-    def tokenised(self, rows: Sequence[Row], length_class: Sequence[int]) -> None:
+    def tokenised(self, rows: Sequence[Row], length_classes: Sequence[int]) -> None:
         """Take the rows and sort them by the class of their length."""
         self.rows = tuple(rows)
         self._vectors = [None] * len(rows)
         self._missing = len(rows)
-        for index, group in enumerate(length_class):
-            self._waiting.setdefault(group, deque()).append(index)
+        for index, length_class in enumerate(length_classes):
+            self.waiting.setdefault(length_class, deque()).append(index)
 
     @property
     def longest_class(self) -> int | None:
         """The greatest length class with rows that wait for a batch; None when none waits."""
-        return max(self._waiting, default=None)
+        return max(self.waiting, default=None)
 
-    def next_row(self, lowest: int, highest: int) -> int | None:
-        """Index of a waiting row whose length class is in `lowest..highest`, longest first."""
-        group = max((group for group in self._waiting if lowest <= group <= highest), default=None)
-        return None if group is None else self._waiting[group][0]
+    def next_row(self, length_class: int) -> int | None:
+        """Index of the first row of a length class that waits."""
+        rows = self.waiting.get(length_class)
+        return rows[0] if rows else None
 
-    def take_row(self, index: int) -> None:
+    def take_row(self, length_class: int) -> None:
         """Take the row that `next_row` named out of the waiting ones."""
-        group = next(group for group, rows in self._waiting.items() if rows[0] == index)
-        self._waiting[group].popleft()
-        if not self._waiting[group]:
-            del self._waiting[group]
+        rows = self.waiting[length_class]
+        rows.popleft()
+        if not rows:
+            del self.waiting[length_class]
 
     def put(self, index: int, vector: Vector) -> bool:
         """Keep a row's logits or vector; True when it was the last one missing."""

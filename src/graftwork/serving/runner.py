@@ -73,9 +73,18 @@ class Runner:
         with self._phase("heads"):
             return _outcomes(rows, vectors)
 
+    def known(self, rows: Sequence[Row]) -> list[bool]:
+        """For each row, whether it need not be computed: its vector is in the cache, or a row before it gives it."""
+        seen: set[tuple[int, bytes]] = set()
+        found = []
+        for key in self._keys(rows):
+            found.append(key in seen or key in self._cache)
+            seen.add(key)
+        return found
+
     def _vectors(self, rows: Sequence[Row], leases: Mapping[AdapterKey, Lease]) -> list[Vector]:
         """The pooled vector of each row: float32 `[width]`; only those that are not in the cache are computed."""
-        keys = [(embedding_domain(self._cache, self._backbone, row.adapter, row.pooling), row.text) for row in rows]
+        keys = self._keys(rows)
         found: dict[tuple[int, bytes], Vector] = {}
         missing: dict[tuple[int, bytes], Row] = {}
         for key, row in dict(zip(keys, rows, strict=True)).items():
@@ -92,6 +101,9 @@ class Runner:
                 if np.isfinite(vector).all():
                     self._cache.put(*key, vector)
         return [found[key] for key in keys]
+
+    def _keys(self, rows: Sequence[Row]) -> list[tuple[int, bytes]]:
+        return [(embedding_domain(self._cache, self._backbone, row.adapter, row.pooling), row.text) for row in rows]
 
     def _computed(self, rows: Sequence[Row], leases: Mapping[AdapterKey, Lease]) -> Matrix:
         """The pooled vector of each row, by way of the network: float32 `[rows, width]`, on the host."""

@@ -1,0 +1,148 @@
+"""What goes into the next batch: whose turn it is, rows of similar length, and a time that was given for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from graftwork.serving.batch import CLASSES_TOGETHER, LENGTH_CLASSES, Draft, Task, length_class, longest_of
+from graftwork.serving.lanes import Group, Lane, Lanes
+from graftwork.serving.step_times import StepTimes
+
+# Part of the time that may be given up so that tenants who just came are not kept waiting by a full batch around
+# them. It is the price that serving fairly may have beside serving in order of arrival, over any ten seconds.
+PROMPT_SHARE = 0.05
+PROMPT_SECONDS = 10.0
+
+
+class Composer:
+    """Fills batches from lanes. For one thread at a time.
+
+    Args:
+        weights: of tenants; 1 for those that are not named.
+        batch_tokens: most padded tokens in a batch; a single longer row is a batch of its own.
+        batch_rows: most rows in a batch.
+        batch_seconds: time that a batch is meant to take; 0 for any.
+        quantum: tokens a tenant may take in one turn.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        *,
+        batch_tokens: int,
+        batch_rows: int,
+        batch_seconds: float,
+        quantum: int,
+    ) -> None:
+        self.lanes = Lanes(weights)
+        self._batch_tokens = batch_tokens
+        self._batch_rows = batch_rows
+        self._batch_seconds = batch_seconds
+        self._quantum = quantum
+        self._times: dict[Group, StepTimes] = {}
+        self._prompt_credit = 0.0
+
+    def compose(self) -> list[Task]:
+        """The next batch; empty when nothing waits.
+
+        The tenant with the least counter opens it with its oldest request, so that none starves, whatever it asks for;
+        then turns go to the least counter among those with rows of the batch's lengths.
+        """
+        while (first := self.lanes.first()) is not None:
+            lane, _ = first
+            oldest = lane.oldest()
+            opening = None if oldest is None else oldest.longest_class
+            if oldest is None or opening is None:
+                continue  # it was cancelled this moment
+            tasks = self._fill(lane, Group(oldest.base, opening))
+            if tasks:
+                longest = _longest(tasks)
+                padding: Counter[str] = Counter()
+                for task in tasks:
+                    padding[task.pending.tenant] += longest - len(task.row.ids)
+                self._charge(padding)
+                self.lanes.settle()
+                return tasks
+        self.lanes.settle()
+        return []
+
+    def computed(
+        self, tasks: Sequence[Task], costs: Sequence[int], seconds: float, loading: Mapping[str, float]
+    ) -> None:
+        """Tell what a batch turned out to be; arguments are those of `Scheduler.computed`."""
+        longest = _longest(tasks)
+        group = Group(tasks[0].pending.base, length_class(longest))
+        if longest in costs:
+            self._times.setdefault(group, StepTimes()).learn(sum(costs), seconds)
+        per_token = self._times_like(group).per_token
+        owed: Counter[str] = Counter()
+        for task, cost in zip(tasks, costs, strict=True):
+            owed[task.pending.tenant] += cost - longest
+        for tenant, spent in loading.items():
+            owed[tenant] += round(spent / per_token) if per_token else 0
+        self._charge(owed)
+        self.lanes.settle()
+        self._prompt_credit = min(self._prompt_credit + PROMPT_SHARE * seconds, PROMPT_SHARE * PROMPT_SECONDS)
+
+    def _fill(self, opener: Lane, opening: Group) -> list[Task]:
+        times = self._times_like(opening)
+        groups = self._together(opening, times)
+        draft = Draft(self._tokens(times), self._batch_rows)
+        prompt = not opener.served and times.fixed <= self._prompt_credit
+        before = self.lanes.turns
+        self.lanes.turn(opener, opening, draft, self._quantum)
+        while not draft.full and (first := self.lanes.first(groups)) is not None:
+            lane, group = first
+            if prompt and 0 < lane.served <= before:
+                # What is left out costs the fixed part of a step once more.
+                self._prompt_credit -= times.fixed
+                break
+            self.lanes.turn(lane, group, draft, self._quantum)
+        return draft.tasks
+
+    def _together(self, opening: Group, times: StepTimes) -> list[Group]:
+        """The groups that share the opener's batch: neighbouring lengths, the opener's among them.
+
+        Of the choices, the one that computes the most for its time. Rows of other lengths cost padding, and save the
+        fixed part of another step; where many rows of one length wait, they are a batch by themselves.
+        """
+        fixed = times.fixed / times.per_token if times.per_token else 0.0
+        best, best_yield = [opening], 0.0
+        for highest in range(opening.length_class, opening.length_class + CLASSES_TOGETHER):
+            for lowest in range(max(0, highest - CLASSES_TOGETHER + 1), opening.length_class + 1):
+                groups = [Group(opening.base, each) for each in range(lowest, highest + 1)]
+                waiting = [self.lanes.rows(group) for group in groups]
+                if not waiting[-1]:
+                    continue
+                rows, padded = sum(waiting), longest_of(highest)
+                fitting = min(rows, max(1, self._batch_tokens // padded), self._batch_rows)
+                tokens = sum(
+                    count * longest_of(group.length_class) for count, group in zip(waiting, groups, strict=True)
+                )
+                computed = tokens * fitting / rows / (fixed + fitting * padded)
+                if computed > best_yield:
+                    best, best_yield = groups, computed
+        return best
+
+    def _tokens(self, times: StepTimes) -> int:
+        within = times.tokens_within(self._batch_seconds) if self._batch_seconds else None
+        return self._batch_tokens if within is None else min(self._batch_tokens, within)
+
+    def _charge(self, owed: Mapping[str, int]) -> None:
+        for tenant, tokens in owed.items():
+            if tokens:
+                self.lanes.charge(tenant, tokens)
+
+    def _times_like(self, group: Group) -> StepTimes:
+        """What steps of these lengths cost; by the nearest lengths known while none was measured."""
+        for apart in range(len(LENGTH_CLASSES) + 1):
+            for near in (group.length_class - apart, group.length_class + apart):
+                times = self._times.get(Group(group.base, near))
+                if times is not None:
+                    return times
+        return StepTimes()
+
+
+def _longest(tasks: Sequence[Task]) -> int:
+    return max(len(task.row.ids) for task in tasks)
