@@ -30,22 +30,39 @@ from graftwork.serving.engine import Engine, EngineLimits
 
 QUIET, FLOOD = "quiet", "flood"
 TIMES = 100
-OVERLOAD = 2.0
 EQUALS = 8
 WARM_SECONDS = 3.0
 ROUNDS = 3
-# Tokens of the flood's and of the quiet tenant's texts; drawn for each text.
-LENGTHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "texts of one length": ((25,), (25,)),
-    "texts of many lengths": ((8, 12, 20, 25, 30, 45, 60, 110, 200), (10, 25, 90)),
-}
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What the two tenants send.
+
+    Attributes:
+        title: in words.
+        flood: tokens of the flood's texts, drawn for each.
+        quiet: of the quiet tenant's.
+        overload: the flood's rate, in what the engine computes when it has nothing else to do.
+    """
+
+    title: str
+    flood: tuple[int, ...]
+    quiet: tuple[int, ...]
+    overload: float
+
+
+MIXES = (
+    Mix("texts of one length", (25,), (25,), 1.25),
+    Mix("texts of many lengths, twice what is computed", (8, 12, 20, 25, 30, 45, 60, 110, 200), (10, 25, 90), 2.0),
+)
 
 
 def run(setting: Setting) -> Iterator[Table]:
     """A table for each mix of lengths, and one of equals."""
     with _bench(setting) as bench:
-        for title, lengths in LENGTHS.items():
-            yield _beside_a_flood(bench, title, *lengths)
+        for mix in MIXES:
+            yield _beside_a_flood(bench, mix)
         yield _equals(bench)
 
 
@@ -109,6 +126,7 @@ class _Bench:
 def _bench(setting: Setting) -> Iterator[_Bench]:
     backbone = open_backbone(setting)
     compiler = Compiler((setting.store / "compiled").absolute())
+    # As `graft serve` does when it is ready.
     gc.collect()
     gc.freeze()
     try:
@@ -118,11 +136,11 @@ def _bench(setting: Setting) -> Iterator[_Bench]:
         gc.unfreeze()
 
 
-def _beside_a_flood(bench: _Bench, title: str, flood: tuple[int, ...], quiet: tuple[int, ...]) -> Table:
+def _beside_a_flood(bench: _Bench, mix: Mix) -> Table:
     seconds = bench.setting.seconds
-    capacity = _capacity(bench, flood)
-    rates = {FLOOD: OVERLOAD * capacity, QUIET: OVERLOAD * capacity / TIMES}
-    lengths = {FLOOD: flood, QUIET: quiet}
+    rate = mix.overload * _capacity(bench, mix.flood)
+    rates = {FLOOD: rate, QUIET: rate / TIMES}
+    lengths = {FLOOD: mix.flood, QUIET: mix.quiet}
     kinds: dict[str, tuple[type[Timed], tuple[str, ...]]] = {
         "the quiet tenant alone": (Timed, (QUIET,)),
         "ours": (Timed, (QUIET, FLOOD)),
@@ -136,8 +154,7 @@ def _beside_a_flood(bench: _Bench, title: str, flood: tuple[int, ...], quiet: tu
                 outcome = send(ask, loads, warm=WARM_SECONDS, seconds=seconds, seed=number)
             found[kind].append((outcome, timed))
     table = Table(
-        f"{title}: {rates[QUIET]:.1f} texts/s beside {rates[FLOOD]:.0f}, {OVERLOAD:g} times what the engine computes, "
-        f"{ROUNDS} rounds of {seconds:.0f} s",
+        f"{mix.title}: {rates[QUIET]:.1f} texts/s beside {rates[FLOOD]:.0f}, {ROUNDS} rounds of {seconds:.0f} s",
         ["quiet p50, ms", "p99, ms", "worst, ms", "its 429s", "texts/s", "middle half", "rows a step", "step, ms"],
     )
     for kind, runs in found.items():
@@ -150,13 +167,13 @@ def _beside_a_flood(bench: _Bench, title: str, flood: tuple[int, ...], quiet: tu
     ]
     table.bars = [
         Bar(
-            f"bar 7: p99 of the quiet tenant, ms, alone {alone * 1e3:.1f}, one batch {batch * 1e3:.1f}; {title}",
+            f"bar 7: p99 of the quiet tenant, ms, alone {alone * 1e3:.1f}, one batch {batch * 1e3:.1f}; {mix.title}",
             ours * 1e3,
             max(1.5 * alone, alone + batch) * 1e3,
         ),
-        Bar(f"bar 7: its 429s; {title}", float(sum(run.refused[QUIET] for run, _ in found["ours"])), 0.0),
+        Bar(f"bar 7: its 429s; {mix.title}", float(sum(run.refused[QUIET] for run, _ in found["ours"])), 0.0),
         Bar(
-            f"bar 7: texts/s beside first come, first served; {title}",
+            f"bar 7: texts/s beside first come, first served; {mix.title}",
             float(np.median(throughput)),
             0.95,
             at_most=False,
@@ -173,7 +190,7 @@ def _beside_a_flood(bench: _Bench, title: str, flood: tuple[int, ...], quiet: tu
 
 def _equals(bench: _Bench) -> Table:
     """Equals that all send more than their share, at very different rates."""
-    lengths = LENGTHS["texts of one length"][0]
+    lengths = MIXES[0].flood
     share = _capacity(bench, lengths) / EQUALS
     seconds = bench.setting.seconds
     table = Table(

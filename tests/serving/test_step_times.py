@@ -9,16 +9,16 @@ from tests.serving.queues import Machine, padded, request, scheduler
 
 
 def test_nothing_measured_limits_nothing() -> None:
-    assert StepTimes().tokens_within(0.01) is None
-    assert StepTimes().seconds(100) == 0.0
+    assert StepTimes().tokens_within(2, 0.01) is None
+    assert StepTimes().seconds(2, 100) == 0.0
 
 
 def test_steps_of_one_size_are_taken_to_cost_in_proportion() -> None:
     times = StepTimes()
     for _ in range(50):
-        times.learn(1000, 0.05)
-    assert times.seconds(1000) == pytest.approx(0.05, rel=0.05)
-    assert times.seconds(500) == pytest.approx(0.025, rel=0.05)
+        times.learn(2, 1000, 0.05)
+    assert times.seconds(2, 1000) == pytest.approx(0.05, rel=0.05)
+    assert times.seconds(2, 500) == pytest.approx(0.025, rel=0.05)
 
 
 @given(
@@ -30,21 +30,31 @@ def test_a_line_is_found_and_followed_when_it_moves(fixed: float, per_token: flo
     times = StepTimes()
     for _ in range(100):
         for size in sizes:
-            times.learn(size, 5 * (fixed + per_token * size))
+            times.learn(2, size, 5 * (fixed + per_token * size))
     for _ in range(400):
         for size in sizes:
-            times.learn(size, fixed + per_token * size)
-    assert all(times.seconds(size) == pytest.approx(fixed + per_token * size, rel=0.05) for size in sizes)
+            times.learn(2, size, fixed + per_token * size)
+    assert all(times.seconds(2, size) == pytest.approx(fixed + per_token * size, rel=0.05) for size in sizes)
+
+
+def test_long_rows_cost_more_a_token_and_the_fixed_part_is_that_of_all() -> None:
+    times = StepTimes()
+    for tokens in (32, 256, 1024) * 100:
+        times.learn(2, tokens, 0.01 + 0.0001 * tokens)
+        times.learn(8, tokens, 0.01 + 0.00014 * tokens)
+    assert times.fixed == pytest.approx(0.01, rel=0.05)
+    assert times.per_token(2) == pytest.approx(0.0001, rel=0.05)
+    assert times.per_token(8) == times.per_token(11) == pytest.approx(0.00014, rel=0.05)
 
 
 @given(st.lists(st.tuples(st.integers(1, 2000), st.floats(1e-6, 1.0)), min_size=1, max_size=30))
 def test_whatever_was_measured_no_part_is_negative(steps: list[tuple[int, float]]) -> None:
     times = StepTimes()
     for tokens, seconds in steps:
-        times.learn(tokens, seconds)
-    assert times.per_token >= 0
+        times.learn(2, tokens, seconds)
+    assert times.per_token(2) >= 0
     assert times.fixed >= -1e-12
-    assert (times.tokens_within(0.01) or 0) >= 0
+    assert (times.tokens_within(2, 0.01) or 0) >= 0
 
 
 @pytest.mark.parametrize("budget", [0.02, 0.05])

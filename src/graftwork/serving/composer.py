@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from graftwork.serving.batch import CLASSES_TOGETHER, LENGTH_CLASSES, Draft, Task, length_class, longest_of
+from graftwork.serving.batch import CLASSES_TOGETHER, Draft, Task, length_class, longest_of
 from graftwork.serving.lanes import Group, Lane, Lanes
 from graftwork.serving.step_times import StepTimes
 
@@ -40,7 +40,7 @@ class Composer:
         self._batch_rows = batch_rows
         self._batch_seconds = batch_seconds
         self._quantum = quantum
-        self._times: dict[Group, StepTimes] = {}
+        self._times: defaultdict[str, StepTimes] = defaultdict(StepTimes)
         self._prompt_credit = 0.0
 
     def compose(self) -> list[Task]:
@@ -72,10 +72,10 @@ class Composer:
     ) -> None:
         """Tell what a batch turned out to be; arguments are those of `Scheduler.computed`."""
         longest = _longest(tasks)
-        group = Group(tasks[0].pending.base, length_class(longest))
+        times = self._times[tasks[0].pending.base]
         if longest in costs:
-            self._times.setdefault(group, StepTimes()).learn(sum(costs), seconds)
-        per_token = self._times_like(group).per_token
+            times.learn(length_class(longest), sum(costs), seconds)
+        per_token = times.per_token(length_class(longest))
         owed: Counter[str] = Counter()
         for task, cost in zip(tasks, costs, strict=True):
             owed[task.pending.tenant] += cost - longest
@@ -86,9 +86,9 @@ class Composer:
         self._prompt_credit = min(self._prompt_credit + PROMPT_SHARE * seconds, PROMPT_SHARE * PROMPT_SECONDS)
 
     def _fill(self, opener: Lane, opening: Group) -> list[Task]:
-        times = self._times_like(opening)
+        times = self._times[opening.base]
         groups = self._together(opening, times)
-        draft = Draft(self._tokens(times), self._batch_rows)
+        draft = Draft(self._tokens(times, groups[-1].length_class), self._batch_rows)
         prompt = not opener.served and times.fixed <= self._prompt_credit
         before = self.lanes.turns
         self.lanes.turn(opener, opening, draft, self._quantum)
@@ -105,9 +105,14 @@ class Composer:
         """The groups that share the opener's batch: neighbouring lengths, the opener's among them.
 
         Of the choices, the one that computes the most for its time. Rows of other lengths cost padding, and save the
-        fixed part of another step; where many rows of one length wait, they are a batch by themselves.
+        fixed part of another step; where many rows of one length wait, they are a batch by themselves. While nothing
+        was measured, shorter rows join.
         """
-        fixed = times.fixed / times.per_token if times.per_token else 0.0
+        if not times.known:
+            lowest = max(0, opening.length_class - CLASSES_TOGETHER + 1)
+            return [Group(opening.base, each) for each in range(lowest, opening.length_class + 1)]
+        per_token = times.per_token(opening.length_class)
+        fixed = times.fixed / per_token if per_token else 0.0
         best, best_yield = [opening], 0.0
         for highest in range(opening.length_class, opening.length_class + CLASSES_TOGETHER):
             for lowest in range(max(0, highest - CLASSES_TOGETHER + 1), opening.length_class + 1):
@@ -125,23 +130,14 @@ class Composer:
                     best, best_yield = groups, computed
         return best
 
-    def _tokens(self, times: StepTimes) -> int:
-        within = times.tokens_within(self._batch_seconds) if self._batch_seconds else None
+    def _tokens(self, times: StepTimes, longest: int) -> int:
+        within = times.tokens_within(longest, self._batch_seconds) if self._batch_seconds else None
         return self._batch_tokens if within is None else min(self._batch_tokens, within)
 
     def _charge(self, owed: Mapping[str, int]) -> None:
         for tenant, tokens in owed.items():
             if tokens:
                 self.lanes.charge(tenant, tokens)
-
-    def _times_like(self, group: Group) -> StepTimes:
-        """What steps of these lengths cost; by the nearest lengths known while none was measured."""
-        for apart in range(len(LENGTH_CLASSES) + 1):
-            for near in (group.length_class - apart, group.length_class + apart):
-                times = self._times.get(Group(group.base, near))
-                if times is not None:
-                    return times
-        return StepTimes()
 
 
 def _longest(tasks: Sequence[Task]) -> int:
