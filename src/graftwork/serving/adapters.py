@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,6 +44,7 @@ class LoadedAdapter:
         max_length: tokens kept of a text.
         head: its classifier.
         delta: its updates, None when only a head was trained.
+        unpaid: seconds of the processor that loading it took, until a tenant is charged for them.
     """
 
     key: AdapterKey
@@ -52,6 +53,7 @@ class LoadedAdapter:
     max_length: int
     head: Head
     delta: Delta | None
+    unpaid: list[float] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
@@ -148,10 +150,11 @@ class AdapterCache:
         kept = self.get(key)
         if kept is not None:
             return kept
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.thread_time()
         failure: str | None = GraftworkError.code
         try:
             adapter = load_adapter(key, self._read_artifact(key.digest), backbone, places)
+            adapter.unpaid.append(time.thread_time() - busy)
             failure = None
         except GraftworkError as error:
             failure = error.code

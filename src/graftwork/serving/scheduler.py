@@ -131,7 +131,7 @@ class Scheduler:
             tasks: the batch, as it was taken.
             costs: padded tokens that were computed for each row: none when it was cancelled or expired meanwhile.
             seconds: the time that the computing took.
-            loading: seconds that were spent beside it on bringing adapters into slots, by tenant.
+            loading: seconds that were spent beside it on loading adapters and bringing them into slots, by tenant.
         """
         with self._lock:
             self._composer.computed(tasks, costs, seconds, loading or {})

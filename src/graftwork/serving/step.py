@@ -66,7 +66,7 @@ class Stepper:
     ) -> Iterator[tuple[list[Task], dict[AdapterKey, Lease], list[Task]]]:
         """Pin the adapters of as many tasks as have room in the slots together; gives the others back for later.
 
-        The seconds that it takes are added up by tenant.
+        The seconds that this takes, and that loading them took, are added up by tenant.
         """
         leases: dict[AdapterKey, Lease] = {}
         now: list[Task] = []
@@ -74,6 +74,8 @@ class Stepper:
         try:
             for task in tasks:
                 adapter = task.row.adapter
+                if adapter is not None and adapter.unpaid:
+                    loading[task.pending.tenant] += adapter.unpaid.pop()
                 if adapter is None or adapter.delta is None or adapter.key in leases:
                     now.append(task)
                     continue
