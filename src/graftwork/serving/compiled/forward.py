@@ -46,9 +46,13 @@ class Compiler:
     def __init__(self, folder: Path) -> None:
         self._store = NetworkStore(folder)
         self._thread = ThreadPoolExecutor(1, "graftwork-compiler")
+        self._waiting = 0
+        self._lock = threading.Lock()
 
     def start(self, source: Source, variant: Variant, forward: CompiledForward) -> None:
         """Have a network compiled or fetched from disk, and handed to `forward` when it has passed its checks."""
+        with self._lock:
+            self._waiting += 1
         self._thread.submit(self._build, source, variant, forward)
 
     def settle(self, timeout: float | None = None) -> None:
@@ -63,6 +67,7 @@ class Compiler:
         """Stop; what is being compiled is given up."""
         self._store.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._store.rest()
 
     def _build(self, source: Source, variant: Variant, forward: CompiledForward) -> None:
         try:
@@ -72,6 +77,11 @@ class Compiler:
             logger.warning("base %s runs uncompiled (%s): %s", source.fingerprint[:12], variant.part, error)
         except Exception:
             logger.exception("base %s runs uncompiled (%s)", source.fingerprint[:12], variant.part)
+        with self._lock:
+            self._waiting -= 1
+            idle = not self._waiting
+        if idle:
+            self._store.rest()
 
 
 class CompiledForward(Forward):

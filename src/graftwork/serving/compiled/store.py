@@ -11,10 +11,7 @@ import json
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +20,12 @@ from typing import Any
 from torch import Tensor
 
 from graftwork.serving.compiled.native import NativeError, NativeNetwork
+from graftwork.serving.compiled.process import CompileFailed, CompilerProcess
 from graftwork.serving.compiled.variant import Variant, variant_key
 from graftwork.serving.compiled.worker import EXPECTED, LIBRARY, REFERENCES
 
 _META = "meta.json"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_LAST_WORDS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +62,6 @@ class Stored:
     activations: tuple[Tensor, ...]
 
 
-class CompileFailed(RuntimeError):
-    """A network could not be compiled; the eager one goes on answering."""
-
-
 class NetworkStore:
     """Compiles networks and keeps them; for one thread, except `close`.
 
@@ -78,9 +71,7 @@ class NetworkStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._child: subprocess.Popen[bytes] | None = None
-        self._closed = False
-        self._lock = threading.Lock()
+        self._process = CompilerProcess(folder)
 
     def get(self, source: Source, variant: Variant, references: Sequence[Tensor]) -> Stored:
         """The compiled network, from disk or compiled now, which takes some ten seconds in a process of its own.
@@ -102,48 +93,32 @@ class NetworkStore:
             shutil.rmtree(kept, ignore_errors=True)
             raise CompileFailed(f"the compiled network in {kept} cannot be used: {error}") from error
 
+    def rest(self) -> None:
+        """Nothing is to be compiled for now: let go of what the compiler holds."""
+        self._process.rest()
+
     def close(self) -> None:
         """End a compilation that is under way; there will be no other."""
-        with self._lock:
-            self._closed = True
-            if self._child is not None:
-                self._child.kill()
+        self._process.close()
 
     def _compile(self, source: Source, variant: Variant, references: Sequence[Tensor], kept: Path) -> None:
         from safetensors.torch import save_file
 
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="compiling-", dir=self._folder) as name:
+            with tempfile.TemporaryDirectory(prefix="made-", dir=self._folder) as name:
                 work = Path(name)
                 made = work / "made"
                 made.mkdir(mode=0o700)
                 save_file({str(i): hidden.contiguous() for i, hidden in enumerate(references)}, made / REFERENCES)
                 (work / "job.json").write_text(json.dumps(_job(source, variant, made)))
-                self._run(work)
+                self._process.run(work / "job.json")
                 _seal(made, source, variant)
                 # Another process may have been quicker; what it made is as good.
                 if not kept.exists():
                     made.rename(kept)
         except OSError as error:
             raise CompileFailed(f"a network could not be compiled in {self._folder}: {error}") from error
-
-    def _run(self, work: Path) -> None:
-        command = [sys.executable, "-m", "graftwork.serving.compiled.worker", str(work / "job.json")]
-        own = {"TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"), "TMPDIR": str(work), "HF_HUB_OFFLINE": "1"}
-        # The number of threads is for the process that serves; the worker's decides what code is made.
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | own
-        with (work / "log").open("wb") as log:
-            with self._lock:
-                if self._closed:
-                    raise CompileFailed("the server is stopping")
-                self._child = subprocess.Popen(command, stdout=log, stderr=log, cwd=work, env=environment)
-            code = self._child.wait()
-            with self._lock:
-                self._child = None
-        if code:
-            words = (work / "log").read_text(errors="replace")[-_LAST_WORDS:]
-            raise CompileFailed(f"the compiler ended with {code}: {words}")
 
 
 def _job(source: Source, variant: Variant, out: Path) -> dict[str, Any]:
