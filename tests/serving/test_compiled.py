@@ -3,8 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import TokenBatch
 from graftwork.serving.compiled.checks import differs
 from graftwork.serving.compiled.forward import CompiledForward, Compiler
 from graftwork.serving.compiled.store import CompileFailed, NetworkStore, Source
@@ -25,78 +24,10 @@ from graftwork.serving.request import AdapterKey
 from graftwork.serving.stacked import StackedAdapters
 from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Plan
-from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import save_model
+from tests.serving.compiling import LAYERS, Compiled, open_compiled, source_of
 
-LAYERS = 2
-RANKS = (8, 16)
-ADAPTED = ("query", "value", "intermediate.dense")
 PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@dataclass
-class Compiled:
-    """A tiny base with its compiled networks, and the eager network beside it."""
-
-    folder: Path
-    kept: Path
-    backbone: TextBackbone
-    forward: CompiledForward
-    eager: Forward
-    compiler: Compiler
-    meter: Meter
-
-    @property
-    def sites(self) -> tuple[tuple[str, int], ...]:
-        names = [name for name in adaptable(self.backbone) if name.endswith(ADAPTED)]
-        return tuple(sorted((name, rank) for name in names for rank in RANKS))
-
-    @property
-    def above(self) -> tuple[tuple[str, int], ...]:
-        """The sites of the top layer."""
-        return tuple(site for site in self.sites if f".layer.{LAYERS - 1}." in site[0])
-
-    def batch(self, lengths: Sequence[int], seed: int = 0) -> TokenBatch:
-        generator = torch.Generator().manual_seed(seed)
-        return self.backbone.collate([torch.randint(30, (n,), generator=generator).tolist() for n in lengths])
-
-    def ran_compiled(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """What `run` gives, which must not have been computed by PyTorch's modules."""
-        before = self.meter.snapshot().eager_batches
-        with torch.inference_mode():
-            hidden = run()
-        assert self.meter.snapshot().eager_batches == before
-        return hidden
-
-    def agree(self, found: torch.Tensor, meant: torch.Tensor, batch: TokenBatch) -> None:
-        real = batch.attention_mask.bool()
-        torch.testing.assert_close(found[real], meant[real], rtol=1e-4, atol=1e-4)
-
-
-def open_compiled(folder: Path, kept: Path, architecture: str) -> Compiled:
-    backbone = open_backbone(save_model(folder, architecture, num_hidden_layers=LAYERS))
-    places, meter, compiler = adaptable(backbone), Meter(), Compiler(kept)
-    forward = CompiledForward(backbone, places, folder, compiler, meter)
-    return Compiled(folder, kept, backbone, forward, Forward(backbone, places), compiler, meter)
-
-
-@pytest.fixture(scope="module")
-def bert_compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiled]:
-    compiled = open_compiled(tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("kept"), "bert")
-    forward = compiled.forward
-    # A second compiler for the machine's second core: a server leaves that to its traffic.
-    other = Compiler(compiled.kept)
-    forward._ask(Variant("trunk", 1))
-    for variant in (Variant("whole", 0, compiled.sites), Variant("tail", 1, compiled.above)):
-        forward._asked.add(variant)
-        other.start(source_of(compiled), variant, forward)
-    for compiler in (compiled.compiler, other):
-        compiler.settle(300)
-    assert len(forward) == 4
-    yield compiled
-    forward.close()
-    compiled.compiler.close()
-    other.close()
 
 
 def slots_of(compiled: Compiled, adapters: Sequence[Sequence[tuple[str, int]]]) -> tuple[StackedAdapters, list[Delta]]:
@@ -211,10 +142,6 @@ def test_what_was_compiled_is_loaded_from_disk_the_next_time(
     assert meter.snapshot().compiled_batches == 1
     again.close()
     compiler.close()
-
-
-def source_of(compiled: Compiled) -> Source:
-    return compiled.forward._source
 
 
 def kept_network(compiled: Compiled, tmp_path: Path) -> tuple[NetworkStore, Path]:

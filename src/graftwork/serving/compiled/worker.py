@@ -51,6 +51,9 @@ def main() -> None:
 
 def compile_job(job_file: str) -> None:
     """Compile what a job file asks for into the folder that it names; any failure is an exception."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    get_cpp_compiler()  # an error where there is none, before anything else is done in vain
     job = json.loads(Path(job_file).read_text())
     variant = Variant(job["part"], job["split"], tuple((name, rank) for name, rank in job["sites"]))
     folder = Path(job["out"])

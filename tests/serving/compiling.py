@@ -1,0 +1,97 @@
+"""A tiny base whose networks are compiled in the background while other tests run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.serving.compiled.forward import CompiledForward, Compiler
+from graftwork.serving.compiled.store import Source
+from graftwork.serving.compiled.variant import Variant
+from graftwork.serving.delta import adaptable
+from graftwork.serving.forward import Forward
+from graftwork.serving.stats import Meter
+from tests.backbones.conftest import open_backbone
+from tests.backbones.tiny import save_model
+
+LAYERS = 2
+RANKS = (8, 16)
+ADAPTED = ("query", "value", "intermediate.dense")
+
+
+@dataclass
+class Compiled:
+    """A tiny base with its compiled networks, and the eager network beside it."""
+
+    folder: Path
+    kept: Path
+    backbone: TextBackbone
+    forward: CompiledForward
+    eager: Forward
+    compiler: Compiler
+    meter: Meter
+
+    @property
+    def sites(self) -> tuple[tuple[str, int], ...]:
+        names = [name for name in adaptable(self.backbone) if name.endswith(ADAPTED)]
+        return tuple(sorted((name, rank) for name in names for rank in RANKS))
+
+    @property
+    def above(self) -> tuple[tuple[str, int], ...]:
+        """The sites of the top layer."""
+        return tuple(site for site in self.sites if f".layer.{LAYERS - 1}." in site[0])
+
+    def batch(self, lengths: Sequence[int], seed: int = 0) -> TokenBatch:
+        generator = torch.Generator().manual_seed(seed)
+        return self.backbone.collate([torch.randint(30, (n,), generator=generator).tolist() for n in lengths])
+
+    def ran_compiled(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What `run` gives, which must not have been computed by PyTorch's modules."""
+        before = self.meter.snapshot().eager_batches
+        with torch.inference_mode():
+            hidden = run()
+        assert self.meter.snapshot().eager_batches == before
+        return hidden
+
+    def agree(self, found: torch.Tensor, meant: torch.Tensor, batch: TokenBatch) -> None:
+        real = batch.attention_mask.bool()
+        torch.testing.assert_close(found[real], meant[real], rtol=1e-4, atol=1e-4)
+
+
+def open_compiled(folder: Path, kept: Path, architecture: str) -> Compiled:
+    backbone = open_backbone(save_model(folder, architecture, num_hidden_layers=LAYERS))
+    places, meter, compiler = adaptable(backbone), Meter(), Compiler(kept)
+    forward = CompiledForward(backbone, places, folder, compiler, meter)
+    return Compiled(folder, kept, backbone, forward, Forward(backbone, places), compiler, meter)
+
+
+def source_of(compiled: Compiled) -> Source:
+    return compiled.forward._source
+
+
+class CompiledAhead:
+    """Has the networks of the tests compiled, in the background until they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._compiled = compiled = open_compiled(folder / "bert", folder / "kept", "bert")
+        # A second compiler for the machine's second core: a server leaves that to its traffic.
+        self._other = Compiler(compiled.kept)
+        compiled.forward._ask(Variant("trunk", 1))
+        for variant in (Variant("whole", 0, compiled.sites), Variant("tail", 1, compiled.above)):
+            compiled.forward._asked.add(variant)
+            self._other.start(source_of(compiled), variant, compiled.forward)
+
+    def get(self) -> Compiled:
+        for compiler in (self._compiled.compiler, self._other):
+            compiler.settle(300)
+        assert len(self._compiled.forward) == 4
+        return self._compiled
+
+    def close(self) -> None:
+        self._compiled.compiler.close()
+        self._other.close()
+        self._compiled.forward.close()
