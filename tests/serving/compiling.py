@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -76,7 +77,9 @@ def source_of(compiled: Compiled) -> Source:
 class CompiledAhead:
     """Has the networks of the tests compiled, in the background until they are asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
+        self._folder = TemporaryDirectory(prefix="graftwork-")
+        folder = Path(self._folder.name)
         self._compiled = compiled = open_compiled(folder / "bert", folder / "kept", "bert")
         # A second compiler for the machine's second core: a server leaves that to its traffic.
         self._other = Compiler(compiled.kept)
@@ -95,3 +98,4 @@ class CompiledAhead:
         self._compiled.compiler.close()
         self._other.close()
         self._compiled.forward.close()
+        self._folder.cleanup()

@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Begin compiling when the first test does, if any test needs it."""
     if any(map(_needs_compiled, session.items)) and not session.config.option.collectonly:
-        session.config.stash[_ahead] = ahead = CompiledAhead(session.config._tmp_path_factory.mktemp("compiled"))
+        session.config.stash[_ahead] = ahead = CompiledAhead()
         session.config.add_cleanup(ahead.close)
 
 

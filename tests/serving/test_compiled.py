@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from graftwork.backbones.backbone import TokenBatch
 from graftwork.serving.compiled.checks import differs
 from graftwork.serving.compiled.forward import CompiledForward, Compiler
-from graftwork.serving.compiled.store import CompileFailed, NetworkStore, Source
+from graftwork.serving.compiled.process import CompileFailed
+from graftwork.serving.compiled.store import NetworkStore, Source
 from graftwork.serving.compiled.variant import Variant, variant_key
 from graftwork.serving.compiled.worker import LIBRARY
 from graftwork.serving.delta import Delta, LowRank, adaptable

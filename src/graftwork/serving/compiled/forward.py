@@ -15,7 +15,8 @@ from torch import Tensor
 from graftwork.serving.compiled.checks import Case, all_agree, make_cases, make_tables, widths
 from graftwork.serving.compiled.graph import embedding_names
 from graftwork.serving.compiled.native import NativeError, NativeNetwork
-from graftwork.serving.compiled.store import CompileFailed, NetworkStore, Source, Stored
+from graftwork.serving.compiled.process import CompileFailed
+from graftwork.serving.compiled.store import NetworkStore, Source, Stored
 from graftwork.serving.compiled.variant import Part, Site, Variant, union
 from graftwork.serving.compiled.worker import case_inputs, flat
 from graftwork.serving.delta import Place
