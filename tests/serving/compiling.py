@@ -1,11 +1,11 @@
-"""A tiny base whose networks are compiled in the background while other tests run."""
+"""A tiny base whose networks are compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -74,28 +74,20 @@ def source_of(compiled: Compiled) -> Source:
     return compiled.forward._source
 
 
-class CompiledAhead:
-    """Has the networks of the tests compiled, in the background until they are asked for."""
-
-    def __init__(self) -> None:
-        self._folder = TemporaryDirectory(prefix="graftwork-")
-        folder = Path(self._folder.name)
-        self._compiled = compiled = open_compiled(folder / "bert", folder / "kept", "bert")
-        # A second compiler for the machine's second core: a server leaves that to its traffic.
-        self._other = Compiler(compiled.kept)
-        compiled.forward._ask(Variant("trunk", 1))
-        for variant in (Variant("whole", 0, compiled.sites), Variant("tail", 1, compiled.above)):
-            compiled.forward._asked.add(variant)
-            self._other.start(source_of(compiled), variant, compiled.forward)
-
-    def get(self) -> Compiled:
-        for compiler in (self._compiled.compiler, self._other):
-            compiler.settle(300)
-        assert len(self._compiled.forward) == 4
-        return self._compiled
-
-    def close(self) -> None:
-        self._compiled.compiler.close()
-        self._other.close()
-        self._compiled.forward.close()
-        self._folder.cleanup()
+@contextmanager
+def compiled_networks(folder: Path) -> Iterator[Compiled]:
+    """The base with four networks: whole with and without room for updates, a trunk, and a tail with room for them."""
+    compiled = open_compiled(folder / "bert", folder / "kept", "bert")
+    # A second compiler for the machine's second core: a server leaves that to its traffic.
+    other = Compiler(compiled.kept)
+    compiled.forward._ask(Variant("trunk", 1))
+    for variant in (Variant("whole", 0, compiled.sites), Variant("tail", 1, compiled.above)):
+        compiled.forward._asked.add(variant)
+        other.start(source_of(compiled), variant, compiled.forward)
+    for compiler in (compiled.compiler, other):
+        compiler.settle(300)
+    assert len(compiled.forward) == 4
+    yield compiled
+    for compiler in (compiled.compiler, other):
+        compiler.close()
+    compiled.forward.close()

@@ -11,32 +11,6 @@ from graftwork.backbones.backbone import TextBackbone
 from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import save_model
 from tests.serving.builders import Made, Spec, make
-from tests.serving.compiling import Compiled, CompiledAhead
-
-_ahead = pytest.StashKey[CompiledAhead]()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of compiled networks come last, so that what they need is compiled while the others run."""
-    items.sort(key=_needs_compiled)
-
-
-def pytest_runtestloop(session: pytest.Session) -> None:
-    """Begin compiling when the first test does, if any test needs it."""
-    if any(map(_needs_compiled, session.items)) and not session.config.option.collectonly:
-        session.config.stash[_ahead] = ahead = CompiledAhead()
-        session.config.add_cleanup(ahead.close)
-
-
-def _needs_compiled(item: pytest.Item) -> bool:
-    return "bert_compiled" in getattr(item, "fixturenames", ())
-
-
-@pytest.fixture(scope="session")
-def bert_compiled(request: pytest.FixtureRequest) -> Compiled:
-    """A tiny base with its compiled networks."""
-    return request.config.stash[_ahead].get()
 
 
 @pytest.fixture(scope="session", autouse=True)

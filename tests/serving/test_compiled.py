@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,15 @@ from graftwork.serving.stacked import StackedAdapters
 from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Plan
 from tests.backbones.tiny import save_model
-from tests.serving.compiling import LAYERS, Compiled, open_compiled, source_of
+from tests.serving.compiling import LAYERS, Compiled, compiled_networks, open_compiled, source_of
 
 PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def bert_compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiled]:
+    with compiled_networks(tmp_path_factory.mktemp("compiled")) as compiled:
+        yield compiled
 
 
 def slots_of(compiled: Compiled, adapters: Sequence[Sequence[tuple[str, int]]]) -> tuple[StackedAdapters, list[Delta]]:
