@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graftwork.errors import SettingsInvalid
 from graftwork.serving.batch import Task
+from graftwork.serving.limits import EngineLimits
 from graftwork.serving.request import Pending
 from tests.serving.queues import Machine, padded, request, scheduler
 
@@ -41,6 +43,12 @@ def test_equals_with_a_backlog_get_the_same() -> None:
         served.step()
     assert max(served.tokens.values()) - min(served.tokens.values()) <= QUANTUM
     assert jain(list(served.tokens.values())) > 0.99
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
+    with pytest.raises(SettingsInvalid, match="these weights cannot be used"):
+        EngineLimits(weights={"fine": 1.0, "wrong": weight})
 
 
 def test_twice_the_weight_is_twice_the_tokens() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from graftwork.errors import Problem, SettingsInvalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,9 @@ class EngineLimits:
         idle_seconds: time after which an adapter that nobody asks for leaves the slots and host memory.
         cache_bytes: most bytes of activations kept, of all base models together; 0 keeps none.
         tenant_metrics: most tenants that are counted by name; the others are counted together.
+
+    Raises:
+        SettingsInvalid: a weight is not a number above 0.
     """
 
     batch_tokens: int = 1024
@@ -40,3 +46,12 @@ class EngineLimits:
     idle_seconds: float = 86_400.0
     cache_bytes: int = 256 << 20
     tenant_metrics: int = 20
+
+    def __post_init__(self) -> None:
+        wrong = {tenant: weight for tenant, weight in self.weights.items() if not 0 < weight < math.inf}
+        if wrong:
+            raise SettingsInvalid(
+                "these weights cannot be used",
+                problems=[Problem(tenant, f"has the weight {weight}") for tenant, weight in wrong.items()],
+                remedy="Give each tenant a number above 0.",
+            )
