@@ -12,7 +12,8 @@ from graftwork.api.limits import ServerLimits
 from tests.api.fakes import FakeEngine, FakeServices
 from tests.api.live import live
 
-LIMITS = ServerLimits(body_bytes=20_000, inputs=50, text_characters=1_000)
+# Names are asked for each time: a test that changes what one means does not wait.
+LIMITS = ServerLimits(body_bytes=20_000, inputs=50, models=4, text_characters=1_000, lookup_seconds=0)
 
 
 @dataclass

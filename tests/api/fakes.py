@@ -22,7 +22,7 @@ from graftwork.registry.metadata import BaseMetadata
 from graftwork.registry.reference import Reference
 from graftwork.registry.scope import Scope
 from graftwork.registry.versions import AdapterVersion
-from graftwork.serving.request import Classified, Embedded
+from graftwork.serving.request import Ask, Classified, Embedded
 from graftwork.serving.stats import EngineStats, Meter
 
 LABELS = ("business", "sport", "tech")
@@ -170,6 +170,18 @@ class FakeEngine:
         self.seen.append((tenant, base, adapter, list(texts)))
         logits = np.log(np.array([[0.25, 0.5, 0.25]] * len(texts), dtype=np.float32))
         return self._answer(Classified(LABELS, logits, adapter, 5 * len(texts), 0.0))
+
+    def classify_each(
+        self, asks: Sequence[Ask], texts: Sequence[str], *, deadline: float | None = None
+    ) -> list[Future[Classified]]:
+        futures = []
+        for ask in asks:
+            try:
+                futures.append(self.classify(*ask, texts, deadline=deadline))
+            except GraftworkError as error:
+                futures.append(Future())
+                futures[-1].set_exception(error)
+        return futures
 
     def embed(
         self, tenant: str, base: str, texts: Sequence[str], *, adapter: str | None = None, deadline: float | None = None

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from graftwork.api.lookups import Lookups
 from graftwork.api.memory import Memory
 from graftwork.errors import NotFound
 from graftwork.registry.database import Database
+from graftwork.registry.scope import Scope
+from tests.api.fakes import FakeServices
 
 
 @pytest.fixture
@@ -89,3 +95,65 @@ def test_it_is_bounded_and_keeps_what_is_asked_for(database: Database) -> None:
     for key in ("a", "b", "a", "c"):
         memory.get(key, lambda: "first")
     assert [memory.get(key, lambda: "second") for key in ("a", "c", "b")] == ["first", "first", "second"]
+
+
+def test_what_is_known_is_trusted_for_the_stated_time_and_no_longer(url: str, database: Database) -> None:
+    now = [100.0]
+    memory = Memory(database, trusted=1.0, clock=lambda: now[0])
+    assert memory.known("a") is None
+    memory.get("a", lambda: "old")
+    with database.write():
+        pass
+    now[0] += 0.5
+    assert (memory.known("a"), memory.ageing) == ("old", False)
+    now[0] += 0.4
+    assert (memory.known("a"), memory.ageing) == ("old", True)
+    now[0] += 0.2
+    assert memory.known("a") is None
+    memory.refresh()
+    assert memory.known("a") is None  # somebody wrote
+    memory.get("a", lambda: "new")
+    now[0] += 5
+    memory.refresh()
+    assert memory.known("a") == "new"  # nobody did
+
+
+def test_a_reading_that_was_overtaken_does_not_bring_back_the_past(database: Database) -> None:
+    now = [100.0]
+    memory = Memory(database, trusted=10.0, clock=lambda: now[0])
+
+    def slow() -> str:
+        now[0] += 1
+        with database.write():
+            pass
+        assert memory.get("a", lambda: "new") == "new"
+        return "old"
+
+    assert memory.get("a", slow) == "old"
+    assert memory.known("a") == "new"
+
+
+def test_one_reading_serves_all_who_ask_at_once(database: Database) -> None:
+    reads: list[float] = []
+
+    class Counting(FakeServices):
+        def __init__(self) -> None:
+            super().__init__()
+            self.database = SimpleNamespace(read=self.read)
+
+        def read(self) -> Any:
+            reads.append(0)
+            return database.read()
+
+    async def ask() -> None:
+        lookups = Lookups(Counting(), 4, trusted=60.0)  # type: ignore[arg-type]
+        await lookups.adapter("acme/news", Scope.everything())
+        before = len(reads)
+        await asyncio.gather(*(lookups.adapter("acme/news", Scope.everything()) for _ in range(100)))
+        assert len(reads) == before
+        lookups._memory._read = float("-inf")  # as when the time has passed
+        found = await asyncio.gather(*(lookups.adapter("acme/news", Scope.everything()) for _ in range(100)))
+        assert len(reads) == before + 1
+        assert {version.reference for version in found} == {"acme/news@1"}
+
+    asyncio.run(ask())

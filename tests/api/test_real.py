@@ -22,6 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from graftwork import Client
 from graftwork.api.app import create_app
+from graftwork.api.limits import ServerLimits
 from graftwork.errors import BlobDamaged, NotFound
 from graftwork.registry.artifact import Artifact
 from graftwork.wiring import Services
@@ -50,7 +51,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         services.catalog.publish("globex/mood", mood)
         services.catalog.publish("initech/lora", classifier(base, NEWS, seed=4, lora=True))
         services.catalog.set_alias("acme/news", "production", 1)
-        with live(create_app(services, services.engine())) as url:
+        with live(create_app(services, services.engine(), ServerLimits(lookup_seconds=0))) as url:
             yield House(url, services, news, mood)
 
 

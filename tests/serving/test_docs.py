@@ -14,7 +14,9 @@ from graftwork.serving.engine import EngineLimits
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
-@pytest.mark.parametrize("name", ["batch", "cache", "deadlines", "delta", "loading", "stats", "step_times", "trunk"])
+@pytest.mark.parametrize(
+    "name", ["batch", "cache", "deadlines", "delta", "loading", "stats", "step_times", "texts", "trunk"]
+)
 def test_examples_in_docstrings(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"graftwork.serving.{name}"))
     assert outcome.attempted > 0

@@ -353,7 +353,7 @@ def test_an_adapter_that_gives_no_numbers_fails_alone(
 def test_when_the_thread_dies_everybody_is_told(
     engine_of: Callable[..., Engine], lora: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = engine_of(lora)
+    engine = engine_of(lora, cache_bytes=0)
     check(engine, lora)
     assert engine.ready() == (True, "")
 
@@ -473,7 +473,7 @@ def test_equal_texts_and_adapters_are_computed_once_in_a_batch(
 
 
 def test_the_numbers_add_up(engine_of: Callable[..., Engine], lora: Made, other: Made) -> None:
-    engine = engine_of(lora, other)
+    engine = engine_of(lora, other, cache_bytes=0)
     for adapter in (lora, other, lora):
         check(engine, adapter)
     engine.embed("acme", lora.backbone.fingerprint, TEXTS[:2]).result(timeout=WAIT)

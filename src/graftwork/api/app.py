@@ -11,10 +11,12 @@ from anyio import to_thread
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
+from starlette.types import Receive, Scope, Send
 
 import graftwork
 from graftwork.api import openapi, problems
 from graftwork.api.deps import Serving
+from graftwork.api.direct import Direct
 from graftwork.api.limits import ServerLimits
 from graftwork.api.lookups import Lookups
 from graftwork.api.metrics import EngineCollector, HttpMetrics
@@ -40,20 +42,34 @@ def create_app(services: Services, engine: Engine, limits: ServerLimits | None =
     limits = limits or ServerLimits()
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine))
-    app = FastAPI(
+    metrics = HttpMetrics(registry)
+    app = _Application(
         title="Graftwork",
         version=graftwork.__version__,
         description=_DESCRIPTION,
-        middleware=[Middleware(RequestContext, metrics=HttpMetrics(registry))],
+        middleware=[Middleware(RequestContext, metrics=metrics)],
         lifespan=_lifespan,
         redirect_slashes=False,
     )
-    app.state.serving = Serving(engine, Lookups(services, limits.lookup_threads), limits, registry)
+    serving = app.state.serving = Serving(
+        engine, Lookups(services, limits.lookup_threads, limits.lookup_seconds), limits, registry
+    )
     for module in (classify, predict, embeddings, models, health):
         app.include_router(module.router)
     problems.install(app)
     openapi.install(app)
+    app.direct = Direct(super(_Application, app).__call__, serving, metrics)
     return app
+
+
+class _Application(FastAPI):
+    """FastAPI behind the short way for classes of texts."""
+
+    direct: Direct
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self.direct(scope, receive, send)
 
 
 @asynccontextmanager

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -20,8 +22,19 @@ from graftwork.errors import RequestInvalid, RequestTooLarge
 Body = TypeVar("Body", bound=BaseModel)
 
 
-async def read_body(request: Request, shape: type[Body], limits: ServerLimits) -> Body:
+async def read_body(
+    request: Request,
+    shape: type[Body],
+    limits: ServerLimits,
+    choose: Callable[[Mapping[str, Any]], type[Body]] | None = None,
+) -> Body:
     """Read and validate a JSON body.
+
+    Args:
+        request: whose body it is.
+        shape: what it shall be.
+        limits: the server's bounds.
+        choose: what else it may be, by its members, when it is not of `shape`.
 
     Raises:
         MediaTypeUnsupported: it is not said to be plain JSON.
@@ -30,17 +43,28 @@ async def read_body(request: Request, shape: type[Body], limits: ServerLimits) -
         RequestInvalid: not JSON, not UTF-8, or not of `shape`, with every mistake.
     """
     _check_headers(request.headers, limits)
+    async with body_in_time(limits):
+        raw = await _receive(request, limits)
+    try:
+        return shape.model_validate_json(raw, context=limits)
+    except ValidationError:
+        return _validate_slowly(raw, shape, limits, choose)
+
+
+@asynccontextmanager
+async def body_in_time(limits: ServerLimits) -> AsyncIterator[None]:
+    """Stop waiting for a body when its time is over.
+
+    Raises:
+        BodyTimeout: it is.
+    """
     try:
         async with asyncio.timeout(limits.body_seconds):
-            raw = await _receive(request, limits)
+            yield
     except TimeoutError as error:
         raise BodyTimeout(
             f"the body did not arrive within {limits.body_seconds:g} s", remedy="Send it at once, or in smaller parts."
         ) from error
-    try:
-        return shape.model_validate_json(raw, context=limits)
-    except ValidationError:
-        return _validate_slowly(raw, shape, limits)
 
 
 def _check_headers(headers: Headers, limits: ServerLimits) -> None:
@@ -72,7 +96,9 @@ def _too_large(limits: ServerLimits) -> RequestTooLarge:
     )
 
 
-def _validate_slowly(raw: bytes, shape: type[Body], limits: ServerLimits) -> Body:
+def _validate_slowly(
+    raw: bytes, shape: type[Body], limits: ServerLimits, choose: Callable[[Mapping[str, Any]], type[Body]] | None
+) -> Body:
     """Parse again with a parser that keeps what is not Unicode, so that the mistake's place can be named."""
     try:
         content: Any = json.loads(raw.decode("utf-8", "surrogateescape"))
@@ -84,6 +110,8 @@ def _validate_slowly(raw: bytes, shape: type[Body], limits: ServerLimits) -> Bod
         raise RequestInvalid(
             "the body is nested too deeply or holds a number that is too long", remedy="Send one flat JSON object."
         ) from None
+    if choose is not None and isinstance(content, dict):
+        shape = choose(content)
     try:
         return shape.model_validate(content, context=limits)
     except ValidationError as error:

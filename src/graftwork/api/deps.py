@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
+from starlette.types import Scope as ASGIScope
 
+from graftwork.api.completions import Completions
 from graftwork.api.limits import ServerLimits
 from graftwork.api.lookups import Lookups
 from graftwork.registry.base_rows import BaseModel
 from graftwork.registry.scope import Scope
+from graftwork.serving.request import Ask
 
 if TYPE_CHECKING:
     from graftwork.registry.versions import AdapterVersion
     from graftwork.serving.engine import Engine
     from graftwork.serving.request import Classified, Embedded
 
-Answer = TypeVar("Answer")
+Admitted = TypeVar("Admitted")
 
 LOCAL = "local"
 _SHORT = 4_096  # characters that are tokenised on the event loop: about a millisecond
@@ -43,9 +46,17 @@ class Identity:
     tenant: str | None = None
 
 
-async def identify(_request: Request) -> Identity:
+_EVERYBODY = Identity(Scope.everything())
+
+
+def identity_of(_scope: ASGIScope) -> Identity:
     """The identity of a request: everybody is the local user. The one place where keys will be looked at."""
-    return Identity(Scope.everything())
+    return _EVERYBODY
+
+
+async def identify(request: Request) -> Identity:
+    """The same for routes."""
+    return identity_of(request.scope)
 
 
 Identified = Annotated[Identity, Depends(identify)]
@@ -67,6 +78,7 @@ class Serving:
     lookups: Lookups
     limits: ServerLimits
     metrics: CollectorRegistry
+    completions: Completions = field(default_factory=Completions)
     admissions: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_ADMISSIONS))
     preload: Preload = field(default_factory=Preload)
 
@@ -75,6 +87,13 @@ class Serving:
         tenant = identity.tenant or version.tenant
         admit = partial(self.engine.classify, tenant, version.base, version.digest, texts, deadline=self._deadline())
         return await self._admitted(admit, texts)
+
+    async def classify_each(
+        self, identity: Identity, versions: Sequence[AdapterVersion], texts: Sequence[str]
+    ) -> list[Future[Classified]]:
+        """The same for several versions at once; what is refused is a future that has failed."""
+        asks = [Ask(identity.tenant or version.tenant, version.base, version.digest) for version in versions]
+        return await self._admitted(partial(self.engine.classify_each, asks, texts, deadline=self._deadline()), texts)
 
     async def embed(
         self, identity: Identity, model: AdapterVersion | BaseModel, texts: Sequence[str]
@@ -87,7 +106,7 @@ class Serving:
         admit = partial(self.engine.embed, tenant, base, texts, adapter=adapter, deadline=self._deadline())
         return await self._admitted(admit, texts)
 
-    async def _admitted(self, admit: Callable[[], Future[Answer]], texts: Sequence[str]) -> Future[Answer]:
+    async def _admitted(self, admit: Callable[[], Admitted], texts: Sequence[str]) -> Admitted:
         # The engine tokenises in its caller's thread: of a short text that takes less than handing it to another
         # thread, of many texts so long that the event loop must not wait for it.
         if sum(map(len, texts)) <= _SHORT:

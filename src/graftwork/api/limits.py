@@ -11,18 +11,22 @@ class ServerLimits:
 
     Attributes:
         body_bytes: bytes of a request's body.
-        inputs: texts in one request.
+        inputs: texts in one request; for several models, each text counts once for each.
+        models: models in one request.
         text_characters: characters of one text.
         body_seconds: time a client has to send its body.
         request_seconds: time from admission after which a request is dropped instead of computed.
         drain_seconds: time that accepted requests have to finish when the server stops.
         lookup_threads: threads that read the registry's database, so that the event loop never waits for it.
+        lookup_seconds: time for which a name means what it meant, before the registry is asked again; 0 asks each time.
     """
 
     body_bytes: int = 8 * 1024 * 1024
     inputs: int = 2_048
+    models: int = 64
     text_characters: int = 100_000
     body_seconds: float = 30.0
     request_seconds: float = 60.0
     drain_seconds: float = 30.0
     lookup_threads: int = 4
+    lookup_seconds: float = 0.01

@@ -1,15 +1,17 @@
 """Names to things, once per request.
 
 The catalog is a database and its calls block, so they run in a few threads of their own. What was found is kept until
-anything is written to the registry (see `memory`), so that the next request follows an alias that was moved.
+anything is written to the registry (see `memory`). Whether anything was is asked once for all requests of the same few
+milliseconds: a name that was moved is followed by every request that comes more than `trusted` seconds later.
 """
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Hashable
 from operator import itemgetter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
@@ -33,13 +35,16 @@ class Lookups:
     Args:
         services: the installation's services.
         threads: threads that may read the database at once.
+        trusted: seconds for which a name means what it meant, before the registry is asked again.
     """
 
-    def __init__(self, services: Services, threads: int) -> None:
+    def __init__(self, services: Services, threads: int, trusted: float = 0.0) -> None:
         self._bases = services.bases
         self._catalog = services.catalog
-        self._memory = Memory(services.database)
+        self._trusted = trusted
+        self._memory = Memory(services.database, trusted=trusted)
         self._threads = CapacityLimiter(threads)
+        self._asking: asyncio.Task[int | None] | None = None
 
     async def adapter(self, reference: str, scope: Scope) -> AdapterVersion:
         """The version that a reference means now.
@@ -48,8 +53,12 @@ class Lookups:
             ReferenceMalformed: it is no reference.
             NotFound: no such adapter in scope.
         """
+        key = ("adapter", reference, scope)
+        known: AdapterVersion | None = self._known(key)
+        if known is not None:
+            return known
         parsed = Reference.parse(reference)
-        return await self._kept(("adapter", parsed, scope), lambda: self._catalog.resolve(parsed, scope))
+        return await self._kept(key, lambda: self._catalog.resolve(parsed, scope))
 
     async def model(self, name: str, scope: Scope) -> AdapterVersion | BaseModel:
         """The base model or adapter that a name means now.
@@ -110,7 +119,29 @@ class Lookups:
         return await self._kept(("base", reference), lambda: self._bases.resolve(reference))
 
     async def _kept(self, key: Hashable, look: Callable[[], Found]) -> Found:
+        known: Found | None = self._known(key)
+        if known is None and self._trusted:
+            await asyncio.shield(self._ask())
+            known = self._known(key)
+        if known is not None:
+            return known
         return await to_thread.run_sync(self._memory.get, key, look, limiter=self._threads)
+
+    def _known(self, key: Hashable) -> Any | None:
+        """What is known and trusted; while it is asked for, it is asked ahead of time whether it still holds."""
+        known = self._memory.known(key)
+        if known is not None and self._memory.ageing:
+            self._ask()
+        return known
+
+    def _ask(self) -> asyncio.Task[int | None]:
+        """Ask the registry whether anything was written: once for all who want to know now."""
+        if self._asking is None or self._asking.done():
+            asking = to_thread.run_sync(self._memory.refresh, limiter=self._threads)
+            self._asking = asyncio.ensure_future(asking)
+            # An error is told to those who wait; when nobody does, the next request meets it itself.
+            self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._asking
 
 
 def digest_of(model: AdapterVersion | BaseModel) -> str:

@@ -1,8 +1,9 @@
-"""What was looked up before, for exactly as long as it is still true."""
+"""What was looked up before, for as long as it is still true, or was a moment ago."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
@@ -20,31 +21,66 @@ _WRITES = sa.select(registry_state.c.writes)
 class Memory:
     """Results of catalog lookups, forgotten as soon as anybody writes to the registry.
 
-    Every writer, in whatever process, counts itself in `registry_state.writes` in its own transaction. That number is
-    read before each answer: as long as it stands, nothing that was found can have changed. What is not found is not
-    kept. Thread-safe; calls block, as the database does.
+    Every writer, in whatever process, counts itself in `registry_state.writes` in its own transaction. As long as that
+    number stands, nothing that was found can have changed. `get` and `refresh` read it and block, as the database does;
+    `known` trusts a reading for a while. What is not found is not kept. Thread-safe.
 
     Args:
         database: the registry's database.
         size: results that are kept; the one not asked for longest goes first.
+        trusted: seconds for which `known` trusts a reading of the number, from before it was read.
+        clock: seconds.
     """
 
-    def __init__(self, database: Database, size: int = 10_000) -> None:
+    def __init__(
+        self,
+        database: Database,
+        size: int = 10_000,
+        *,
+        trusted: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._size = size
+        self._trusted = trusted
+        self._clock = clock
+        self._read = float("-inf")
         self._writes: int | None = None
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
+    def known(self, key: Hashable) -> Any | None:
+        """The result kept under `key`, if the number was read a moment ago; never blocks."""
+        with self._lock:
+            if self._clock() - self._read > self._trusted or key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    @property
+    def ageing(self) -> bool:
+        """Whether half of the time for which the last reading is trusted has passed."""
+        return self._clock() - self._read > self._trusted / 2
+
+    def refresh(self) -> int | None:
+        """Read the number, and forget everything if it is another; returns it."""
+        start = self._clock()
+        with self._database.read() as connection:
+            writes: int | None = connection.scalar(_WRITES)
+        with self._lock:
+            # A reading that was slow, and overtaken by a later one, says nothing about now.
+            if start >= self._read:
+                if writes != self._writes:
+                    self._kept.clear()
+                    self._writes = writes
+                self._read = start
+        return writes
+
     def get(self, key: Hashable, look: Callable[[], Found]) -> Found:
         """The result kept under `key`, or that of `look()`, which is called after the number was read."""
-        with self._database.read() as connection:
-            writes = connection.scalar(_WRITES)
+        writes = self.refresh()
         with self._lock:
-            if writes != self._writes:
-                self._kept.clear()
-                self._writes = writes
-            elif key in self._kept:
+            if writes == self._writes and key in self._kept:
                 self._kept.move_to_end(key)
                 kept: Found = self._kept[key]
                 return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-import uuid
+from random import getrandbits
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,7 +38,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope)
         scope.setdefault("state", {}).update(request_id=request_id, started=started)
         status = CLIENT_CLOSED
         answering = False
@@ -58,18 +58,21 @@ class RequestContext:
             if not answering:
                 await problem_response(GraftworkError(""), request_id)(scope, receive, stamp)
         finally:
-            self._leave_trace(scope, request_id, status, time.perf_counter() - started)
-
-    def _leave_trace(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
-        self.metrics.observe(route, scope["method"], status, seconds)
-        if access.isEnabledFor(logging.INFO):
-            fields = {"request_id": request_id, "route": route, "method": scope["method"][:16], "status": status}
-            access.info("request", extra={**fields, "ms": round(seconds * 1000, 3)})
+            route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
+            leave_trace(self.metrics, route, scope["method"], request_id, status, time.perf_counter() - started)
 
 
-def _request_id(scope: Scope) -> str:
+def leave_trace(metrics: HttpMetrics, route: str, method: str, request_id: str, status: int, seconds: float) -> None:
+    """Count a request that was served, and write its access line."""
+    metrics.observe(route, method, status, seconds)
+    if access.isEnabledFor(logging.INFO):
+        fields = {"request_id": request_id, "route": route, "method": method[:16], "status": int(status)}
+        access.info("request", extra={**fields, "ms": round(seconds * 1000, 3)})
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id that was sent with a request if it is sane, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return str(value, "ascii")
-    return uuid.uuid4().hex
+    return f"{getrandbits(128):032x}"

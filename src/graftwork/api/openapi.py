@@ -15,6 +15,7 @@ from graftwork.api.problems import MEDIA_TYPE
 _REF = "#/components/schemas/"
 _BODIES: tuple[type[BaseModel], ...] = (
     schemas.ClassifyRequest,
+    schemas.ClassifyEachRequest,
     schemas.PredictRequest,
     schemas.EmbeddingsRequest,
     schemas.ProblemDetails,
@@ -44,9 +45,10 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 INFERENCE = problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507)
 
 
-def body(shape: type[BaseModel]) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads a body of this shape."""
-    content = {"application/json": {"schema": {"$ref": _REF + shape.__name__}}}
+def body(*shapes: type[BaseModel]) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads a body of this shape, or of one of these."""
+    found = [{"$ref": _REF + shape.__name__} for shape in shapes]
+    content = {"application/json": {"schema": found[0] if len(found) == 1 else {"oneOf": found}}}
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -161,11 +161,25 @@ def problem_response(error: GraftworkError, request_id: str) -> Response:
     return Response(to_json(content), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def _answer(request: Request, error: GraftworkError) -> Response:
-    request_id: str = request.scope["state"]["request_id"]
+def internal(error: object) -> GraftworkError:
+    """An error as a client may be told of it: what is not ours is the server's fault, and told so."""
+    if isinstance(error, GraftworkError):
+        return error
+    unexpected = GraftworkError(f"{type(error).__name__}: {error}")
+    unexpected.__cause__ = error if isinstance(error, BaseException) else None
+    return unexpected
+
+
+def told(error: GraftworkError, request_id: str) -> None:
+    """Log an error that a client is told of, when it is the server's."""
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         trace = error if type(error) is GraftworkError else None
         logger.error("%s: %s", error.code, error, exc_info=trace, extra={"request_id": request_id})
+
+
+def _answer(request: Request, error: GraftworkError) -> Response:
+    request_id: str = request.scope["state"]["request_id"]
+    told(error, request_id)
     return problem_response(error, request_id)
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from graftwork.api.limits import ServerLimits
 from graftwork.errors import Problem, RequestTooLarge
 
 NEWS = {"model": "acme/news@3", "digest": "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"}
+PROBLEM = {
+    "type": "urn:graftwork:problem:not-found",
+    "title": "Not found",
+    "status": 404,
+    "detail": "no adapter 'acme/news'",
+    "instance": "urn:graftwork:request:9b1deb4d3b7d4bad9bdd2b0d7b3dcb6d",
+    "code": "not-found",
+    "remedy": "GET /v1/models lists what can be asked.",
+    "errors": [],
+    "message": "no adapter 'acme/news'. GET /v1/models lists what can be asked.",
+    "request_id": "9b1deb4d3b7d4bad9bdd2b0d7b3dcb6d",
+}
 SCORES = [{"label": "sport", "score": 0.93}, {"label": "business", "score": 0.05}]
 
 
@@ -49,9 +61,36 @@ def _texts(value: object, info: ValidationInfo) -> object:
     return value
 
 
+def _names(value: object, info: ValidationInfo) -> object:
+    limits: ServerLimits = info.context or ServerLimits()
+    if not isinstance(value, list):
+        raise PydanticCustomError("names_type", "should be a list of names")
+    if not value:
+        raise PydanticCustomError("names_empty", "should hold at least one name")
+    if len(value) > limits.models:
+        raise RequestTooLarge(
+            f"{len(value)} models in one request; at most {limits.models} are asked",
+            remedy="Send several requests.",
+        )
+    return value
+
+
+def _no_name_twice(value: list[str]) -> list[str]:
+    twice = sorted({name for name in value if value.count(name) > 1})
+    if twice:
+        raise PydanticCustomError("names_twice", "should hold no name twice")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_text)]
 Texts = Annotated[list[Text], BeforeValidator(_texts, json_schema_input_type=str | list[str])]
 ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)]
+ModelNames = Annotated[
+    list[ModelName],
+    BeforeValidator(_names, json_schema_input_type=list[str]),
+    AfterValidator(_no_name_twice),
+    Field(json_schema_extra={"minItems": 1, "uniqueItems": True}),
+]
 TopK = Annotated[int | None, Field(strict=True, ge=1, description="answer the best k labels only; all by default")]
 
 
@@ -69,6 +108,30 @@ class ClassifyRequest(BaseModel):
     model: ModelName = Field(description="reference: tenant/name, tenant/name@version or tenant/name:alias")
     inputs: Texts = Field(description="a text or a list of texts")
     top_k: TopK = None
+
+
+class ClassifyEachRequest(BaseModel):
+    """The same texts for several classifiers, of one base model or of several."""
+
+    model_config = _shape(
+        {"models": ["acme/news", "globex/mood:production"], "inputs": ["Late goal wins the cup"], "top_k": 2},
+        extra="forbid",
+    )
+
+    models: ModelNames = Field(description="references, each as `model` of a request for one")
+    inputs: Texts = Field(description="a text or a list of texts; each counts once for each model")
+    top_k: TopK = None
+
+    @model_validator(mode="after")
+    def _not_too_many(self, info: ValidationInfo) -> Self:
+        limits: ServerLimits = info.context or ServerLimits()
+        if len(self.models) * len(self.inputs) > limits.inputs:
+            raise RequestTooLarge(
+                f"{len(self.inputs)} texts for {len(self.models)} models in one request; "
+                f"at most {limits.inputs} answers are given",
+                remedy="Send them in several requests.",
+            )
+        return self
 
 
 class LabelScore(BaseModel):
@@ -97,6 +160,72 @@ class ClassifyAnswer(BaseModel):
     base: str = Field(description="reference of the base model under it")
     results: list[Classification]
     tokens: int = Field(description="tokens that were read, special tokens included")
+    latency_ms: float = Field(description="from the arrival of the request to its answer")
+
+
+class ProblemItem(BaseModel):
+    """One mistake among several."""
+
+    pointer: str | None = Field(None, description="JSON pointer into the body")
+    where: str | None = Field(None, description="the place, when it is not in the body")
+    detail: str
+
+
+class ProblemDetails(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    model_config = _shape(PROBLEM, extra="forbid")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str = Field(description="stable name of this kind of error")
+    remedy: str = Field(description="what to do about it; may be empty")
+    errors: list[ProblemItem] = Field(description="every single mistake, when there are several")
+    message: str = Field(description="all of it in one line, for clients that show only that")
+    request_id: str
+
+
+class FailureOfModel(BaseModel):
+    """Why one of several models did not answer."""
+
+    model_config = _shape({"model": "globex/mood", "error": PROBLEM}, extra="forbid")
+
+    model: str = Field(description="as it was asked for")
+    error: ProblemDetails
+
+
+class AnswerOfModel(BaseModel):
+    """What one of several models answered; the members are those of an answer of one model."""
+
+    model_config = _shape(
+        {**NEWS, "base": "minilm/l6/v2", "results": [{"labels": SCORES}], "tokens": 9}, extra="forbid"
+    )
+
+    model: str
+    digest: str
+    base: str
+    results: list[Classification]
+    tokens: int
+
+
+class ClassifyEachAnswer(BaseModel):
+    """What each model answered, or why it did not, in the order in which they were asked."""
+
+    model_config = _shape(
+        {
+            "answers": [
+                {**NEWS, "base": "minilm/l6/v2", "results": [{"labels": SCORES}], "tokens": 9},
+                {"model": "globex/mood", "error": PROBLEM},
+            ],
+            "latency_ms": 4.2,
+        },
+        extra="forbid",
+    )
+
+    answers: list[AnswerOfModel | FailureOfModel]
     latency_ms: float = Field(description="from the arrival of the request to its answer")
 
 
@@ -230,42 +359,3 @@ class Ready(BaseModel):
     """The engine takes requests."""
 
     status: Literal["ready"]
-
-
-class ProblemItem(BaseModel):
-    """One mistake among several."""
-
-    pointer: str | None = Field(None, description="JSON pointer into the body")
-    where: str | None = Field(None, description="the place, when it is not in the body")
-    detail: str
-
-
-class ProblemDetails(BaseModel):
-    """An error, as RFC 9457 has it."""
-
-    model_config = _shape(
-        {
-            "type": "urn:graftwork:problem:not-found",
-            "title": "Not found",
-            "status": 404,
-            "detail": "no adapter 'acme/news'",
-            "instance": "urn:graftwork:request:9b1deb4d3b7d4bad9bdd2b0d7b3dcb6d",
-            "code": "not-found",
-            "remedy": "GET /v1/models lists what can be asked.",
-            "errors": [],
-            "message": "no adapter 'acme/news'. GET /v1/models lists what can be asked.",
-            "request_id": "9b1deb4d3b7d4bad9bdd2b0d7b3dcb6d",
-        },
-        extra="forbid",
-    )
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str = Field(description="stable name of this kind of error")
-    remedy: str = Field(description="what to do about it; may be empty")
-    errors: list[ProblemItem] = Field(description="every single mistake, when there are several")
-    message: str = Field(description="all of it in one line, for clients that show only that")
-    request_id: str

@@ -1,4 +1,4 @@
-"""From a caller's texts to the queue: a place, what has to be loaded, token ids.
+"""From a caller's texts to the queue: a place, what has to be loaded, token ids. Or to the answer, if it is known.
 
 Everything here happens on the caller's thread, or on the thread that loaded what a request waited for; none of it
 waits for the engine.
@@ -9,16 +9,46 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from graftwork.errors import GraftworkError, Problem, RequestInvalid
+import numpy as np
+
+from graftwork.errors import DeadlineExceeded, GraftworkError
 from graftwork.serving.adapters import AdapterCache, LoadedAdapter
 from graftwork.serving.bases import Base, Bases
-from graftwork.serving.cache import text_digest
-from graftwork.serving.request import Pending, Row, engine_error
+from graftwork.serving.cache import ActivationCache, embedding_domain
+from graftwork.serving.request import AdapterKey, Ask, Classified, Embedded, Pending, Row, engine_error
 from graftwork.serving.scheduler import Scheduler
 from graftwork.serving.stats import Meter
+from graftwork.serving.texts import Texts
+
+if TYPE_CHECKING:
+    from graftwork.registry.manifest import Pooling
+
+Ready = tuple[Pending, Sequence[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of texts.
+
+    Attributes:
+        tenant: whose queue it waits in.
+        base: fingerprint of the base model.
+        adapter: digest of the adapter, None for the base alone.
+        head: classes are asked for, not vectors.
+        normalize: overrides the pooling's own choice for vectors; None leaves it.
+        deadline: `time.monotonic()` after which nobody waits for the answer any more, None for never.
+    """
+
+    tenant: str
+    base: str
+    adapter: str | None
+    head: bool
+    normalize: bool | None = None
+    deadline: float | None = None
 
 
 class Admission:
@@ -28,57 +58,132 @@ class Admission:
         scheduler: gives places, and takes what is ready to be computed.
         bases: base models, loaded when they are first asked for.
         adapters: adapters, the same.
+        cache: vectors that are known.
         meter: counts requests and how they ended.
     """
 
-    def __init__(self, scheduler: Scheduler, bases: Bases, adapters: AdapterCache, meter: Meter) -> None:
+    def __init__(
+        self, scheduler: Scheduler, bases: Bases, adapters: AdapterCache, cache: ActivationCache, meter: Meter
+    ) -> None:
         self._scheduler = scheduler
         self._bases = bases
         self._adapters = adapters
+        self._cache = cache
         self._meter = meter
 
-    def ask(self, tenant: str, base: str, adapter: str | None, texts: Sequence[str], **how: Any) -> Future[Any]:
-        """Admit a request and start it on its way; arguments and errors are those of `Engine.classify`."""
+    def ask(self, wish: Wish, texts: Texts | Sequence[str]) -> Future[Any]:
+        """Admit a request and start it on its way; errors are those of `Engine.classify`."""
         try:
-            _check_texts(texts)
-            pending = Pending(tenant, base, adapter, texts, **how)
-            self._scheduler.admit(pending)
+            texts = Texts.checked(texts)
+            answer = self._known(wish, texts)
+            if answer is not None:
+                return answer
+            pending = self._admitted(wish, texts)
         except GraftworkError as error:
             self._meter.refused(error.code)
             raise
-        self._meter.add(requests=1)
-        pending.future.add_done_callback(partial(self._count, pending))
-        self._guarded(pending, lambda: self._prepare(pending))
+        self._guarded(pending, lambda: self._prepare(pending, self._scheduler.enqueue))
         return pending.future
 
-    def _prepare(self, pending: Pending) -> None:
+    def ask_each(self, asks: Sequence[Ask], texts: Texts | Sequence[str], deadline: float | None) -> list[Future[Any]]:
+        """Admit the same texts for several adapters; what is refused is a future that has failed."""
+        texts = Texts.checked(texts)
+        futures: list[Future[Any]] = []
+        ready: list[Ready] = []
+        for ask in asks:
+            wish = Wish(*ask, head=True, deadline=deadline)
+            try:
+                answer = self._known(wish, texts)
+                if answer is None:
+                    pending = self._admitted(wish, texts)
+                    self._guarded(pending, partial(self._prepare, pending, lambda *pair: ready.append(pair)))
+                    answer = pending.future
+            except GraftworkError as error:
+                self._meter.refused(error.code)
+                answer = Future()
+                answer.set_exception(error)
+            futures.append(answer)
+        self._scheduler.enqueue_all(ready)
+        return futures
+
+    def _known(self, wish: Wish, texts: Texts) -> Future[Any] | None:
+        """The answer that needs no network: the vector of every text is known. None when one has to be computed.
+
+        Such a request takes no place in the queue, and no turn: it keeps nobody waiting.
+        """
+        base = self._bases.get(wish.base)
+        if base is None:
+            return None
+        adapter = None
+        if wish.adapter is not None:
+            adapter = self._adapters.get(AdapterKey(wish.adapter, wish.base))
+            if adapter is None:
+                return None
+        domain = embedding_domain(self._cache, base.backbone, adapter, _pooling(base, adapter, wish.normalize))
+        found = self._cache.get_all(domain, texts.digests)
+        if found is None:
+            return None
+        self._scheduler.check(len(texts))
+        if wish.deadline is not None and time.monotonic() >= wish.deadline:
+            raise DeadlineExceeded("the deadline passed before the request was computed")
+        vectors = np.array([vector for vector, _ in found])
+        tokens = sum([tokens for _, tokens in found])
+        future: Future[Any] = Future()
+        if wish.head and adapter is not None:
+            logits = adapter.head.logits(vectors)
+            if not np.isfinite(logits).all():
+                return None  # whoever computes it finds out what is wrong
+            future.set_result(Classified(adapter.labels, logits, adapter.key.digest, tokens))
+        else:
+            future.set_result(Embedded(vectors, tokens, 0.0, wish.adapter))
+        self._meter.answered_at_once(wish.tenant, len(texts), tokens)
+        return future
+
+    def _admitted(self, wish: Wish, texts: Texts) -> Pending:
+        pending = Pending(
+            wish.tenant,
+            wish.base,
+            wish.adapter,
+            texts,
+            head=wish.head,
+            normalize=wish.normalize,
+            deadline=wish.deadline,
+        )
+        self._scheduler.admit(pending)
+        self._meter.add(requests=1)
+        pending.future.add_done_callback(partial(self._count, pending))
+        return pending
+
+    def _prepare(self, pending: Pending, line_up: Callable[[Pending, Sequence[Row]], None]) -> None:
         """Bring a request into the queue, by way of whatever has to be loaded for it."""
         base = self._bases.get(pending.base)
         if base is None:
             opened = self._bases.load(pending.base)
-            opened.add_done_callback(partial(self._go_on, pending, lambda _: self._prepare(pending)))
+            again = partial(self._prepare, pending, self._scheduler.enqueue)
+            opened.add_done_callback(partial(self._go_on, pending, lambda _: again()))
             return
         key = pending.key
         adapter = None if key is None else self._adapters.get(key)
         if key is None or adapter is not None:
-            self._enqueue(pending, base, adapter)
+            line_up(pending, self._rows(pending, base, adapter))
             return
         # What was loaded is handed on, not looked up again: it may have had to leave at once for others.
         loaded = self._adapters.load(key, base.backbone, base.places)
         loaded.add_done_callback(partial(self._go_on, pending, partial(self._enqueue, pending, base)))
 
-    def _enqueue(self, pending: Pending, base: Base, adapter: LoadedAdapter | None) -> None:
+    def _enqueue(self, pending: Pending, base: Base, adapter: LoadedAdapter) -> None:
+        self._scheduler.enqueue(pending, self._rows(pending, base, adapter))
+
+    def _rows(self, pending: Pending, base: Base, adapter: LoadedAdapter | None) -> list[Row]:
         start = time.perf_counter()
-        pooling = base.backbone.pooling if adapter is None else adapter.pooling
-        if pending.normalize is not None:
-            pooling = pooling.model_copy(update={"normalize": pending.normalize})
-        unique = list(dict.fromkeys(pending.texts))
-        encoded = base.backbone.encode(unique, None if adapter is None else adapter.max_length)
-        ids = dict(zip(unique, map(tuple, encoded), strict=True))
-        digests = {text: text_digest(text) for text in unique}
-        rows = [Row(digests[text], ids[text], adapter, pooling, pending.head) for text in pending.texts]
+        pooling = _pooling(base, adapter, pending.normalize)
+        ids = pending.texts.ids(base.backbone, None if adapter is None else adapter.max_length)
+        rows = [
+            Row(digest, own, adapter, pooling, pending.head)
+            for digest, own in zip(pending.texts.digests, ids, strict=True)
+        ]
         self._meter.spent("tokenise", time.perf_counter() - start)
-        self._scheduler.enqueue(pending, rows)
+        return rows
 
     def _go_on(self, pending: Pending, then: Callable[[Any], None], loaded: Future[Any]) -> None:
         """Go on with a request when what it waited for is loaded, or could not be."""
@@ -105,20 +210,6 @@ class Admission:
             self._meter.waited(pending.started - pending.admitted)
 
 
-def _check_texts(texts: Sequence[object]) -> None:
-    if isinstance(texts, str) or not texts:
-        raise RequestInvalid(
-            "the request is one text, not a list of texts" if texts else "the request holds no texts",
-            remedy="Send a list of one or more strings.",
-        )
-    problems = [
-        Problem(f"text {index + 1}", f"is {type(text).__name__}, not a string")
-        for index, text in enumerate(texts)
-        if not isinstance(text, str)
-    ]
-    if problems:
-        raise RequestInvalid(
-            f"{len(problems)} of {len(texts)} texts are no strings",
-            problems=problems[:20],
-            remedy="Send a list of one or more strings.",
-        )
+def _pooling(base: Base, adapter: LoadedAdapter | None, normalize: bool | None) -> Pooling:
+    pooling = base.backbone.pooling if adapter is None else adapter.pooling
+    return pooling if normalize is None else pooling.model_copy(update={"normalize": normalize})

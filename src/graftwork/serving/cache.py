@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -31,8 +32,8 @@ Value = NDArray[np.float32] | Tensor
 
 # What an entry takes beside its numbers: key, digest, place in the dictionary, the array's or tensor's own object and
 # what the allocator adds. Measured over full and over churning caches (docs/decisions/0046-activation-cache.md).
-ARRAY_OVERHEAD = 448
-TENSOR_OVERHEAD = 1024
+ARRAY_OVERHEAD = 512
+TENSOR_OVERHEAD = 1088
 # Vectors save a whole network for a kilobyte or two, activations of a trunk a part of one for tens of kilobytes. So
 # activations are pushed out by vectors once they hold more than this share, and never push vectors out of the rest.
 _TRUNK_SHARE = 0.25
@@ -42,7 +43,8 @@ _TRUNK_SHARE = 0.25
 class _Shelf:
     """The entries of one kind, least recently used first."""
 
-    entries: OrderedDict[tuple[int, bytes], Value] = field(default_factory=OrderedDict)
+    # Values, and the tokens that their texts have.
+    entries: OrderedDict[tuple[int, bytes], tuple[Value, int]] = field(default_factory=OrderedDict)
     nbytes: int = 0
     hits: int = 0
     misses: int = 0
@@ -98,32 +100,34 @@ class ActivationCache:
         shelf = self._shelves[domain & 1]
         key = (domain, text)
         with self._lock:
-            value = shelf.entries.get(key)
-            if value is None:
+            entry = shelf.entries.get(key)
+            if entry is None:
                 shelf.misses += 1
                 return None
             shelf.entries.move_to_end(key)
             shelf.hits += 1
-            return value
+            return entry[0]
 
-    def get_all(self, domain: int, texts: list[bytes]) -> list[Value] | None:
-        """The values of all of these texts, or None when one is missing.
+    def get_all(self, domain: int, texts: Sequence[bytes]) -> list[tuple[Value, int]] | None:
+        """The values of all of these texts, each with the tokens of its text, or None when one is missing.
 
         What is missing has to be computed, and whoever computes asks for each text again: only then is it counted.
         """
         shelf = self._shelves[domain & 1]
         keys = [(domain, text) for text in texts]
         with self._lock:
-            values = [shelf.entries.get(key) for key in keys]
-            found = [value for value in values if value is not None]
-            if len(found) < len(keys):
-                return None
+            found = []
+            for key in keys:
+                entry = shelf.entries.get(key)
+                if entry is None:
+                    return None
+                found.append(entry)
             for key in keys:
                 shelf.entries.move_to_end(key)
             shelf.hits += len(keys)
             return found
 
-    def put(self, domain: int, text: bytes, value: Value) -> None:
+    def put(self, domain: int, text: bytes, value: Value, tokens: int = 0) -> None:
         """Keep a value, and let go of what was used least recently when the bound asks for it.
 
         Args:
@@ -132,6 +136,7 @@ class ActivationCache:
             value: a finite float32 vector for "embedding", activations `[tokens, width]` without padding for "trunk".
                 It is handed over and not written to any more; a part of something larger is copied, so that the rest
                 can go.
+            tokens: that the text has; `get_all` gives it back.
         """
         size = value.nbytes + (ARRAY_OVERHEAD if isinstance(value, np.ndarray) else TENSOR_OVERHEAD)
         if size > self._limit:
@@ -144,7 +149,7 @@ class ActivationCache:
             if key in shelf.entries:
                 shelf.entries.move_to_end(key)
                 return
-            shelf.entries[key] = value
+            shelf.entries[key] = value, tokens
             shelf.nbytes += size
             while self.nbytes > self._limit:
                 self._evict()
@@ -152,7 +157,7 @@ class ActivationCache:
     def _evict(self) -> None:
         vectors, trunks = self._shelves
         shelf = trunks if trunks.nbytes > _TRUNK_SHARE * self._limit or not vectors.entries else vectors
-        _, value = shelf.entries.popitem(last=False)
+        _, (value, _) = shelf.entries.popitem(last=False)
         shelf.nbytes -= value.nbytes + (ARRAY_OVERHEAD if isinstance(value, np.ndarray) else TENSOR_OVERHEAD)
         self._evictions += 1
 

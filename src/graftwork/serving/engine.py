@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from graftwork.errors import ServiceUnavailable
 from graftwork.serving.adapters import AdapterCache
-from graftwork.serving.admission import Admission
+from graftwork.serving.admission import Admission, Wish
 from graftwork.serving.bases import Bases
 from graftwork.serving.cache import ActivationCache
 from graftwork.serving.forward import ForwardFactory, eager_forward
 from graftwork.serving.limits import EngineLimits
 from graftwork.serving.loading import LoaderPool
-from graftwork.serving.request import AdapterKey, Classified, Embedded
+from graftwork.serving.request import AdapterKey, Ask, Classified, Embedded
 from graftwork.serving.scheduler import Scheduler
 from graftwork.serving.stats import EngineStats, Meter
 from graftwork.serving.step import Stepper
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.registry.artifact import Artifact
 
-__all__ = ["Classified", "Embedded", "Engine", "EngineLimits", "EngineStats"]
+__all__ = ["Ask", "Classified", "Embedded", "Engine", "EngineLimits", "EngineStats"]
 
 _IDLE_SECONDS = 0.1
 
@@ -80,7 +80,7 @@ class Engine:
             read_artifact, pool=self._loaders, nbytes=limits.host_bytes, meter=self._meter, clock=clock
         )
         self._tiers = Tiers(self._bases, self._adapters, idle_seconds=limits.idle_seconds, clock=clock)
-        self._admission = Admission(self._scheduler, self._bases, self._adapters, self._meter)
+        self._admission = Admission(self._scheduler, self._bases, self._adapters, self._cache, self._meter)
         self._stepper = Stepper(self._scheduler, self._bases, self._meter, limits.batch_tokens)
         self._thread = threading.Thread(target=self._run, name="graftwork-engine", daemon=True)
         self._stop = threading.Event()
@@ -145,7 +145,8 @@ class Engine:
     ) -> Future[Classified]:
         """Ask an adapter for the classes of texts.
 
-        Never waits: what has to be loaded is loaded elsewhere. Cancelling the future frees its place.
+        Never waits: what has to be loaded is loaded elsewhere. Cancelling the future frees its place. When the vectors
+        of all texts are known, the future is done when it is returned, without a turn in the queue.
 
         Args:
             tenant: whose queue it waits in.
@@ -163,7 +164,21 @@ class Engine:
         The future may end with `DeadlineExceeded`, `ServiceUnavailable`, what `read_artifact` and `load_backbone`
         raise, `ArtifactInvalid` or `BaseMismatch`.
         """
-        return self._admission.ask(tenant, base, adapter, texts, head=True, deadline=deadline)
+        return self._admission.ask(Wish(tenant, base, adapter, head=True, deadline=deadline), texts)
+
+    def classify_each(
+        self, asks: Sequence[Ask], texts: Sequence[str], *, deadline: float | None = None
+    ) -> list[Future[Classified]]:
+        """Ask several adapters, of one base model or of several, for the classes of the same texts.
+
+        Each text is tokenised once a base model and length, and all that is in memory is lined up at once, so that a
+        batch runs the trunk of each text once. Arguments are those of `classify`; each adapter has a future of its
+        own, and one that is refused is a future that has failed already.
+
+        Raises:
+            RequestInvalid: no texts, or something that is no text.
+        """
+        return self._admission.ask_each(asks, texts, deadline)
 
     def embed(
         self,
@@ -180,7 +195,8 @@ class Engine:
         Arguments and errors are those of `classify`. `normalize` says whether vectors get length one; by default as
         the base's, or the adapter's, pooling says.
         """
-        return self._admission.ask(tenant, base, adapter, texts, head=False, normalize=normalize, deadline=deadline)
+        wish = Wish(tenant, base, adapter, head=False, normalize=normalize, deadline=deadline)
+        return self._admission.ask(wish, texts)
 
     def step(self, timeout: float = 0.0) -> bool:
         """Compute one batch; False when there was none to compute within `timeout` seconds."""

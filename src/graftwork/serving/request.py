@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import GraftworkError
+from graftwork.serving.texts import Texts
 
 if TYPE_CHECKING:
     from graftwork.registry.manifest import Pooling
@@ -34,6 +35,20 @@ class AdapterKey:
 
     digest: str
     base: str
+
+
+class Ask(NamedTuple):
+    """One of several adapters that are asked for the same texts.
+
+    Attributes:
+        tenant: whose queue it waits in.
+        base: fingerprint of the base model.
+        adapter: digest of the adapter.
+    """
+
+    tenant: str
+    base: str
+    adapter: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +137,7 @@ class Pending:
         tenant: str,
         base: str,
         adapter: str | None,
-        texts: Sequence[str],
+        texts: Texts | Sequence[str],
         *,
         head: bool,
         normalize: bool | None = None,
@@ -131,7 +146,7 @@ class Pending:
         self.tenant = tenant
         self.base = base
         self.adapter = adapter
-        self.texts = tuple(texts)
+        self.texts = Texts.of(texts)
         self.head = head
         self.normalize = normalize
         self.deadline = deadline

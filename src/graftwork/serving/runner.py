@@ -96,10 +96,10 @@ class Runner:
         if missing:
             with torch.inference_mode():
                 computed = self._computed(list(missing.values()), leases)
-            for key, vector in zip(missing, computed, strict=True):
+            for (key, row), vector in zip(missing.items(), computed, strict=True):
                 found[key] = vector
                 if np.isfinite(vector).all():
-                    self._cache.put(*key, vector)
+                    self._cache.put(*key, vector, len(row.ids))
         return [found[key] for key in keys]
 
     def _keys(self, rows: Sequence[Row]) -> list[tuple[int, bytes]]:

@@ -70,14 +70,8 @@ class Scheduler:
             ServiceUnavailable: the queue is closed.
         """
         texts = len(pending.texts)
-        if texts > self._queue_texts:
-            raise RequestTooLarge(
-                f"the request holds {texts} texts; {self._queue_texts} are allowed at once",
-                remedy="Send them in several requests.",
-            )
         with self._lock:
-            if self._refusal is not None:
-                raise self._refusal
+            self.check(texts)
             if self._places[pending.tenant] + texts > self._queue_texts:
                 waiting = self._places[pending.tenant]
                 raise QueueFull(
@@ -91,11 +85,31 @@ class Scheduler:
         # Called at once when it was cancelled meanwhile; never under the lock, because it takes it.
         pending.future.add_done_callback(lambda _: self._release(pending))
 
+    def check(self, texts: int) -> None:
+        """Refuse what would be refused however empty the queue is: for requests that need no place in it.
+
+        Raises:
+            RequestTooLarge, ServiceUnavailable: as `admit`.
+        """
+        if texts > self._queue_texts:
+            raise RequestTooLarge(
+                f"the request holds {texts} texts; {self._queue_texts} are allowed at once",
+                remedy="Send them in several requests.",
+            )
+        if self._refusal is not None:
+            raise self._refusal
+
     def enqueue(self, pending: Pending, rows: Sequence[Row]) -> None:
         """Line up an admitted request whose texts have been tokenised."""
-        pending.tokenised(rows, [length_class(len(row.ids)) for row in rows])
+        self.enqueue_all([(pending, rows)])
+
+    def enqueue_all(self, ready: Sequence[tuple[Pending, Sequence[Row]]]) -> None:
+        """Line up several at once, so that one batch may take them all."""
+        for pending, rows in ready:
+            pending.tokenised(rows, [length_class(len(row.ids)) for row in rows])
         with self._lock:
-            self._composer.lanes.add(pending)
+            for pending, _ in ready:
+                self._composer.lanes.add(pending)
             self._came.notify()
 
     def take(self, timeout: float) -> list[Task]:

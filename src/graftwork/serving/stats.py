@@ -61,6 +61,7 @@ class EngineStats:
     Attributes:
         requests: requests admitted.
         answers: requests answered.
+        known_answers: of these, those answered at once, because the vectors of all their texts were known.
         rows: texts that were computed for an answer.
         computed_rows: rows that ran through a tail: equal text and adapter in one batch are computed once.
         trunk_rows: unique texts whose trunk was shared.
@@ -103,6 +104,7 @@ class EngineStats:
 
     requests: int
     answers: int
+    known_answers: int
     rows: int
     computed_rows: int
     trunk_rows: int
@@ -146,6 +148,7 @@ class EngineStats:
 Count = Literal[
     "requests",
     "answers",
+    "known_answers",
     "rows",
     "computed_rows",
     "trunk_rows",
@@ -227,6 +230,14 @@ class Meter:
         """Count an answer and whose it is."""
         with self._lock:
             self._counts["answers"] += 1
+            self._usage.add(tenant, texts, tokens)
+
+    def answered_at_once(self, tenant: str, texts: int, tokens: int) -> None:
+        """Count a request that was answered when it was admitted, and whose it is."""
+        with self._lock:
+            self._counts["requests"] += 1
+            self._counts["answers"] += 1
+            self._counts["known_answers"] += 1
             self._usage.add(tenant, texts, tokens)
 
     def refused(self, code: str) -> None:

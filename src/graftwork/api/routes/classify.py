@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from graftwork.api import openapi, schemas
-from graftwork.api.answers import answered, json_answer
+from graftwork.api.answers import json_bytes
 from graftwork.api.body import read_body
+from graftwork.api.classifying import Call
+from graftwork.api.classifying import classify as classified
 from graftwork.api.deps import Identified, serving_of
-from graftwork.api.ranking import ranked
+from graftwork.api.wanted import Wanted
 
 router = APIRouter(tags=["classify"])
+
+_Either = schemas.ClassifyRequest | schemas.ClassifyEachRequest
 
 
 @router.post(
     "/v1/classify",
-    response_model=schemas.ClassifyAnswer,
+    response_model=schemas.ClassifyAnswer | schemas.ClassifyEachAnswer,
     responses=openapi.INFERENCE,
-    openapi_extra=openapi.body(schemas.ClassifyRequest),
+    openapi_extra=openapi.body(schemas.ClassifyRequest, schemas.ClassifyEachRequest),
 )
 async def classify(request: Request, identity: Identified) -> Response:
-    """Classify texts with a published adapter.
+    """Classify texts with a published adapter (`model`), or with several at once (`models`).
 
-    The reference is resolved once, here; the answer belongs wholly to the version that it named at that moment.
+    Each reference is resolved once, here; the answer belongs wholly to the version that it named at that moment. Of
+    several models, each answers or fails by itself: `answers` holds one entry a model, in the order of `models`, with
+    an `error` where it failed. Only when all of them failed, the first one's problem is the answer to the request.
     """
     serving = serving_of(request)
-    body = await read_body(request, schemas.ClassifyRequest, serving.limits)
-    version = await serving.lookups.adapter(body.model, identity.scope)
-    answer = await answered(request, await serving.classify(identity, version, body.inputs))
-    rows = ranked(answer.labels, answer.probabilities, body.top_k)
-    return json_answer(
-        {
-            "model": version.reference,
-            "digest": answer.digest,
-            "base": version.base_reference,
-            "results": [{"labels": row} for row in rows],
-            "tokens": answer.tokens,
-            "latency_ms": round((time.perf_counter() - request.scope["state"]["started"]) * 1000, 3),
-        }
-    )
+    body: _Either = await read_body(request, schemas.ClassifyRequest, serving.limits, _shape)
+    if isinstance(body, schemas.ClassifyEachRequest):
+        wanted = Wanted(tuple(body.models), True, body.inputs, body.top_k)
+    else:
+        wanted = Wanted((body.model,), False, body.inputs, body.top_k)
+    return json_bytes(await classified(serving, Call.of(request, identity), wanted))
+
+
+def _shape(members: Mapping[str, Any]) -> type[_Either]:
+    several = "models" in members and "model" not in members
+    return schemas.ClassifyEachRequest if several else schemas.ClassifyRequest

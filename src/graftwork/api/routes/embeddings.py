@@ -33,7 +33,7 @@ async def embeddings(request: Request, identity: Identified) -> Response:
     model = await serving.lookups.model(body.model, identity.scope)
     if body.dimensions is not None:
         _check_width(body.dimensions, await serving.lookups.width(model))
-    answer = await answered(request, await serving.embed(identity, model, body.input))
+    answer = await answered(request.receive, serving.completions, await serving.embed(identity, model, body.input))
     encode = _as_base64 if body.encoding_format == "base64" else _as_numbers
     data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(encode(answer.vectors))]
     usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}

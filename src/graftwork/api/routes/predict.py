@@ -9,10 +9,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from graftwork.api import openapi, schemas
-from graftwork.api.answers import answered, json_answer
+from graftwork.api.answers import json_bytes
 from graftwork.api.body import read_body
+from graftwork.api.classifying import Call
+from graftwork.api.classifying import predict as predicted
 from graftwork.api.deps import Identified, serving_of
-from graftwork.api.ranking import ranked, transformed
+from graftwork.api.wanted import Wanted
 
 router = APIRouter(tags=["classify"])
 
@@ -30,8 +32,6 @@ async def predict(request: Request, identity: Identified, tenant: str, name: str
     """
     serving = serving_of(request)
     body = await read_body(request, schemas.PredictRequest, serving.limits)
-    version = await serving.lookups.adapter(f"{tenant}/{name}", identity.scope)
-    answer = await answered(request, await serving.classify(identity, version, body.inputs))
-    wanted = body.parameters or schemas.PredictParameters()
-    rows = ranked(answer.labels, transformed(answer, wanted.function_to_apply), wanted.top_k)
-    return json_answer(rows, {"x-graftwork-model": version.reference, "x-graftwork-digest": answer.digest})
+    parameters = body.parameters or schemas.PredictParameters()
+    wanted = Wanted((f"{tenant}/{name}",), False, body.inputs, parameters.top_k, parameters.function_to_apply)
+    return json_bytes(await predicted(serving, Call.of(request, identity), wanted))

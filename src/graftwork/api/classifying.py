@@ -1,0 +1,131 @@
+"""Classes of texts, from what was asked to the bytes of the answer: for both ways in, FastAPI's and the direct one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.types import Receive
+
+from graftwork.api.answers import Answer, answered, each_answered
+from graftwork.api.deps import Identity, Serving
+from graftwork.api.problems import internal, problem_content, told
+from graftwork.api.ranking import ranked, transformed
+from graftwork.api.wanted import Wanted
+from graftwork.errors import GraftworkError, Problem
+
+if TYPE_CHECKING:
+    from graftwork.registry.versions import AdapterVersion
+    from graftwork.serving.request import Classified
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The request that an answer belongs to.
+
+    Attributes:
+        identity: who asks.
+        receive: tells when the client leaves.
+        request_id: its id.
+        started: `time.perf_counter()` of its arrival.
+    """
+
+    identity: Identity
+    receive: Receive
+    request_id: str
+    started: float
+
+    @classmethod
+    def of(cls, request: Request, identity: Identity) -> Call:
+        """The same of a request that came through the framework."""
+        state = request.scope["state"]
+        return cls(identity, request.receive, state["request_id"], state["started"])
+
+    def latency_ms(self) -> str:
+        """Milliseconds since it arrived, as JSON."""
+        return f"{(time.perf_counter() - self.started) * 1000:.3f}"
+
+
+async def classify(serving: Serving, call: Call, wanted: Wanted) -> Answer:
+    """The answer of `/v1/classify`."""
+    if wanted.several:
+        return await _classify_each(serving, call, wanted)
+    version, answer = await _one(serving, call, wanted)
+    return Answer(f'{{{_classes(version, answer, wanted)},"latency_ms":{call.latency_ms()}}}'.encode())
+
+
+async def predict(serving: Serving, call: Call, wanted: Wanted) -> Answer:
+    """The answer of `/predict`: lists of labels alone, and in headers who gave them."""
+    version, answer = await _one(serving, call, wanted)
+    rows = ranked(answer.labels, transformed(answer, wanted.function), wanted.top_k)
+    headers = ((b"x-graftwork-model", version.reference.encode()), (b"x-graftwork-digest", answer.digest.encode()))
+    return Answer(f"[{','.join(rows)}]".encode(), headers)
+
+
+async def _one(serving: Serving, call: Call, wanted: Wanted) -> tuple[AdapterVersion, Classified]:
+    version = await serving.lookups.adapter(wanted.models[0], call.identity.scope)
+    future = await serving.classify(call.identity, version, wanted.texts)
+    if future.done():
+        return version, future.result()
+    return version, await answered(call.receive, serving.completions, future)
+
+
+async def _classify_each(serving: Serving, call: Call, wanted: Wanted) -> Answer:
+    """An answer or a problem for each model; a problem of the whole only when no model has answered."""
+    found: list[AdapterVersion | GraftworkError] = []
+    for name in wanted.models:
+        try:
+            found.append(await serving.lookups.adapter(name, call.identity.scope))
+        except GraftworkError as error:
+            found.append(error)
+    versions = [version for version in found if not isinstance(version, GraftworkError)]
+    futures = await serving.classify_each(call.identity, versions, wanted.texts)
+    results = iter(await each_answered(call.receive, serving.completions, futures))
+    parts: list[str] = []
+    errors: list[GraftworkError] = []
+    for name, version in zip(wanted.models, found, strict=True):
+        result = version if isinstance(version, GraftworkError) else next(results)
+        if isinstance(version, GraftworkError) or isinstance(result, BaseException):
+            failure = internal(result)
+            errors.append(failure)
+            told(failure, call.request_id)
+            parts.append(to_json({"model": name, "error": problem_content(failure, call.request_id)}).decode())
+        else:
+            parts.append(f"{{{_classes(version, result, wanted)}}}")
+    if len(errors) == len(parts):
+        raise _all_failed(errors, call.request_id)
+    return Answer(f'{{"answers":[{",".join(parts)}],"latency_ms":{call.latency_ms()}}}'.encode())
+
+
+def _all_failed(errors: list[GraftworkError], request_id: str) -> GraftworkError:
+    """The first model's error, with the words of each model's."""
+    first = errors[0]
+    if type(first) is GraftworkError:
+        return first
+    return type(first)(
+        first.message,
+        remedy=first.remedy,
+        problems=[
+            Problem(f"#/models/{index}", problem_content(error, request_id)["message"])
+            for index, error in enumerate(errors)
+        ],
+        retry_after=first.retry_after,
+    )
+
+
+def _classes(version: AdapterVersion, answer: Classified, wanted: Wanted) -> str:
+    """The members of an answer that tell who gave it, and the labels of each text."""
+    rows = ranked(answer.labels, answer.probabilities, wanted.top_k)
+    results = '},{"labels":'.join(rows)
+    opening = _opening(version.tenant, version.name, version.version, answer.digest, version.base_reference)
+    return f'{opening},"results":[{{"labels":{results}}}],"tokens":{answer.tokens}'
+
+
+@lru_cache(maxsize=10_000)
+def _opening(tenant: str, name: str, version: int, digest: str, base: str) -> str:
+    """Members that are the same in every answer of a version. Names, digests and references need no escapes."""
+    return f'"model":"{tenant}/{name}@{version}","digest":"{digest}","base":"{base}"'
