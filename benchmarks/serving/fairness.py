@@ -155,7 +155,17 @@ def _beside_a_flood(bench: _Bench, mix: Mix) -> Table:
             found[kind].append((outcome, timed))
     table = Table(
         f"{mix.title}: {rates[QUIET]:.1f} texts/s beside {rates[FLOOD]:.0f}, {ROUNDS} rounds of {seconds:.0f} s",
-        ["quiet p50, ms", "p99, ms", "worst, ms", "its 429s", "texts/s", "middle half", "rows a step", "step, ms"],
+        [
+            "quiet p50, ms",
+            "p99, ms",
+            "worst, ms",
+            "its 429s",
+            "texts/s",
+            "middle half",
+            "rows a step",
+            "step, ms",
+            "others, cores",
+        ],
     )
     for kind, runs in found.items():
         table.lines[kind] = _line(runs, seconds)
@@ -184,6 +194,7 @@ def _beside_a_flood(bench: _Bench, mix: Mix) -> Table:
         f"one thread of the engine's process sends, at most {late * 1e3:.0f} ms late; latencies count from the "
         "time that a request was due",
         "one batch: the median step of ours with nine tenths of the most rows; a step: batch chosen to answers given",
+        "others: what other processes kept busy in the worst round; above a few hundredths the figures say little",
     ]
     return table
 
@@ -235,6 +246,7 @@ def _line(runs: list[tuple[Outcome, Timed]], seconds: float) -> tuple[Any, ...]:
         f"{rates.low:.0f} to {rates.high:.0f}",
         float(np.mean([rows for rows, _ in steps])),
         float(np.median([spent for _, spent in steps])) * 1e3,
+        max(outcome.others for outcome, _ in runs),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.serving.neighbours import Neighbours
 from graftwork.errors import QueueFull
 
 Ask = Callable[[str, str], Future[Any]]
@@ -39,12 +40,14 @@ class Outcome:
         answered: texts answered between the warm-up and the end.
         refused: requests refused because a queue was full.
         late: seconds that the sender was behind at most.
+        others: cores that other processes kept busy meanwhile.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     answered: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     late: float = 0.0
+    others: float = 0.0
 
 
 def send(ask: Ask, loads: Mapping[str, Load], *, warm: float, seconds: float, seed: int = 0) -> Outcome:
@@ -61,6 +64,7 @@ def send(ask: Ask, loads: Mapping[str, Load], *, warm: float, seconds: float, se
     outcome = Outcome(seconds={tenant: [] for tenant in loads})
     left = {tenant: iter(load.texts) for tenant, load in loads.items()}
     futures: set[Future[Any]] = set()
+    neighbours = Neighbours()
     begin = time.perf_counter()
     first, last = begin + warm, begin + warm + seconds
 
@@ -89,6 +93,7 @@ def send(ask: Ask, loads: Mapping[str, Load], *, warm: float, seconds: float, se
         else:
             futures.add(future)
             future.add_done_callback(partial(answered, tenant, at))
+    outcome.others = neighbours.cores()
     for future in list(futures):
         future.cancel()
     return outcome
