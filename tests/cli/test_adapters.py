@@ -129,7 +129,7 @@ def test_a_version_goes_when_nothing_stands_on_it(graft: Graft, home: Path, rows
     [
         ("acme/topic", "no adapter 'acme/topic'", "Did you mean 'acme/topics'?"),
         ("globex/topics", "no adapter 'globex/topics'", "Did you mean 'acme/topics'?"),
-        ("acme/topics@2", "adapter 'acme/topics' has no version 2", "Its newest versions are 1."),
+        ("acme/topics@2", "adapter 'acme/topics' has no version 2", "Its newest version is 1."),
         ("acme/topics:production", "adapter 'acme/topics' has no alias 'production'", "graft alias sets one"),
     ],
 )

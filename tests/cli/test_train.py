@@ -105,6 +105,12 @@ def test_expected_latest_publishes_only_on_what_was_seen(graft: Graft, home: Pat
     assert graft(["fsck", "--json"]).json["errors"] == 0
 
 
+def test_who_is_late_already_is_told_before_anything_is_read(graft: Graft, home: Path) -> None:
+    done = graft(line_for(Path("nowhere.csv"), "--json", "--expected-latest", "0"))
+    assert (done.code, done.error["code"]) == (2, "conflict")
+    assert "should have been at version 0, but its newest version is 1" in done.error["message"]
+
+
 def test_warnings_of_the_rows_are_told_and_kept(graft: Graft, home: Path, rows_file: Path, tmp_path: Path) -> None:
     doubtful = tmp_path / "rows.csv"
     lines = rows_file.read_text().splitlines()

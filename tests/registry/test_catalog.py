@@ -74,6 +74,12 @@ def test_expected_latest_is_a_compare_and_set(registry: Registry, base: BaseMode
         catalog.publish("acme/news", make_artifact(base, seed=1), expected_latest=0)
     with pytest.raises(Conflict, match="should have been at version 2, but it has no version"):
         catalog.publish("acme/mood", make_artifact(base), expected_latest=2)
+    with pytest.raises(Conflict, match="should have been at version 0, but its newest version is 1"):
+        catalog.expect_latest("acme/news", 0)
+    catalog.expect_latest("acme/news", 1)
+    catalog.expect_latest("acme/mood", 0)
+    with pytest.raises(NotFound, match="no adapter 'acme/news'"):
+        catalog.expect_latest("acme/news", 1, Scope.of("globex"))
     assert catalog.publish("acme/news", make_artifact(base, seed=1), expected_latest=1).version == 2
     catalog.remove("acme/news@2")
     assert catalog.publish("acme/news", make_artifact(base, seed=2), expected_latest=1).version == 3
@@ -193,7 +199,7 @@ def test_what_is_not_there_is_told_with_what_is(registry: Registry, base: BaseMo
     catalog.set_alias("acme/news", "production", 1)
     for reference, message in {
         "acme/nws": "no adapter 'acme/nws'\nDid you mean 'acme/news'?",
-        "acme/news@7": "adapter 'acme/news' has no version 7\nIts newest versions are 1.",
+        "acme/news@7": "adapter 'acme/news' has no version 7\nIts newest version is 1.",
         "acme/news:prodution": "has no alias 'prodution'\nDid you mean 'production'?",
         "acme/news:x": "has no alias 'x'\nIts aliases are production.",
     }.items():

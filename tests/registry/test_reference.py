@@ -40,3 +40,5 @@ def test_these_are_none(text: str) -> None:
 def test_these_are_no_words(word: str) -> None:
     with pytest.raises(ReferenceMalformed, match="cannot be a tenant"):
         check_word("tenant", word)
+    with pytest.raises(ReferenceMalformed, match="cannot be an alias"):
+        check_word("alias", word)

@@ -64,6 +64,9 @@ def train(
     config = settings.TrainingConfig.parse(strategy=strategy, seed=seed, assignments=assignments or [])
     with services() as opened:
         opened.bases.resolve(base)
+        if expected_latest is not None:
+            # Publishing checks it too; who is late already need not train first.
+            opened.catalog.expect_latest(name, expected_latest)
         rows = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
         test_rows = None
         if test is not None:

@@ -14,7 +14,14 @@ from graftwork.registry.base_rows import find_base_id
 from graftwork.registry.blobs import BlobStore
 from graftwork.registry.database import Database
 from graftwork.registry.manifest import Manifest
-from graftwork.registry.publish import Publication, already_published, check_lineage, insert_version, store_missing
+from graftwork.registry.publish import (
+    Publication,
+    already_published,
+    check_latest,
+    check_lineage,
+    insert_version,
+    store_missing,
+)
 from graftwork.registry.reference import Reference
 from graftwork.registry.scope import EVERYTHING, Scope
 from graftwork.registry.tables import adapter_files, adapter_versions, adapters
@@ -102,6 +109,19 @@ class Catalog:
                 store_missing(self._blobs, publication, digests)
                 version = insert_version(connection, publication, digests)
             return self._found(connection, reference, version, scope)
+
+    def expect_latest(self, bare_reference: str, version: int, scope: Scope = EVERYTHING) -> None:
+        """Check what `publish` would with `expected_latest`, before the work of making what is to be published.
+
+        Raises:
+            NotFound: if the tenant is out of scope.
+            Conflict: if another version is the newest (0: if there is one).
+        """
+        reference = Reference.parse_bare(bare_reference)
+        with self._database.read() as connection:
+            if not scope.sees(reference.tenant):
+                raise no_adapter(connection, reference, scope)
+            check_latest(connection, reference, version)
 
     def resolve(self, reference: str | Reference, scope: Scope = EVERYTHING) -> AdapterVersion:
         """The version that a reference names.

@@ -132,6 +132,22 @@ def check_lineage(connection: sa.Connection, manifest: Manifest, scope: Scope) -
     return base.id, parent.id
 
 
+def check_latest(connection: sa.Connection, reference: Reference, expected: int) -> None:
+    """Check that the newest version of a name is the expected one; 0 for a name that has none.
+
+    Raises:
+        Conflict: if it is not.
+    """
+    versions = sa.select(sa.func.max(adapter_versions.c.version)).join_from(adapter_versions, adapters)
+    newest = connection.scalar(versions.where(bare(reference)))
+    if expected != (newest or 0):
+        now_there = f"its newest version is {newest}" if newest else "it has no version"
+        raise Conflict(
+            f"{reference.bare} should have been at version {expected}, but {now_there}",
+            remedy="Somebody else published first: look at what is there, then publish again.",
+        )
+
+
 def insert_version(connection: sa.Connection, publication: Publication, digests: Mapping[str, str]) -> int:
     """Insert the next version; returns its number. Its blobs must be there, and the write lock held.
 
@@ -149,15 +165,8 @@ def insert_version(connection: sa.Connection, publication: Publication, digests:
     base, parent = check_lineage(connection, artifact.manifest, publication.scope)
     now = datetime.now(UTC)
     adapter = _adapter_row(connection, publication.reference, now)
-    newest = connection.scalar(
-        sa.select(sa.func.max(adapter_versions.c.version)).where(adapter_versions.c.adapter_id == adapter)
-    )
-    if publication.expected_latest is not None and publication.expected_latest != (newest or 0):
-        now_there = f"its newest version is {newest}" if newest else "it has no version"
-        raise Conflict(
-            f"{publication.reference.bare} should have been at version {publication.expected_latest}, but {now_there}",
-            remedy="Somebody else published first: look at what is there, then publish again.",
-        )
+    if publication.expected_latest is not None:
+        check_latest(connection, publication.reference, publication.expected_latest)
     this = adapters.c.id == adapter
     connection.execute(sa.update(adapters).where(this).values(last_version=adapters.c.last_version + 1))
     version = connection.execute(sa.select(adapters.c.last_version).where(this)).scalar_one()

@@ -78,7 +78,7 @@ def check_word(kind: str, word: str) -> str:
     """
     if re.fullmatch(_WORD, word) is None:
         raise ReferenceMalformed(
-            f"{word!r} cannot be a {kind}",
+            f"{word!r} cannot be {'an' if kind[0] in 'aeiou' else 'a'} {kind}",
             remedy="Use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 63.",
         )
     return word

@@ -193,7 +193,7 @@ def _not_found(connection: sa.Connection, reference: Reference, scope: Scope) ->
         shown = connection.scalars(numbers.limit(10)).all()
         return NotFound(
             f"adapter {reference.bare!r} has no version {reference.version}",
-            remedy=f"Its newest versions are {', '.join(map(str, shown))}.",
+            remedy=f"Its newest version{' is' if len(shown) == 1 else 's are'} {', '.join(map(str, shown))}.",
         )
     names = connection.scalars(sa.select(adapter_aliases.c.alias).where(adapter_aliases.c.adapter_id == adapter)).all()
     there = f"Its aliases are {', '.join(sorted(names))}." if names else "It has no alias yet (graft alias sets one)."
