@@ -54,7 +54,7 @@ class Setting:
     connections: int = 64
     seconds: float = 10.0
     loads: int = 300
-    residents: tuple[int, ...] = (1, 100, 1_000)
+    residents: tuple[int, ...] = (10, 100, 1_000)
     merged: int = 32
     wrk: str | None = "wrk"
 
@@ -70,6 +70,6 @@ class Setting:
             connections=16,
             seconds=2.0,
             loads=20,
-            residents=(1, 20, 50),
+            residents=(5, 20, 50),
             merged=4,
         )

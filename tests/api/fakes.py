@@ -121,7 +121,7 @@ class FakeDatabase:
         self._writes = itertools.count()
 
     @contextmanager
-    def read(self) -> Iterator[Any]:
+    def read(self, *, patience: float | None = None) -> Iterator[Any]:
         yield SimpleNamespace(scalar=lambda _: next(self._writes))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from graftwork.api.lookups import Lookups
 from graftwork.api.memory import Memory
-from graftwork.errors import NotFound
+from graftwork.errors import NotFound, StorageError
 from graftwork.registry.database import Database
 from graftwork.registry.scope import Scope
 from tests.api.fakes import FakeServices
@@ -141,9 +142,9 @@ def test_one_reading_serves_all_who_ask_at_once(database: Database) -> None:
             super().__init__()
             self.database = SimpleNamespace(read=self.read)
 
-        def read(self) -> Any:
+        def read(self, *, patience: float) -> Any:
             reads.append(0)
-            return database.read()
+            return database.read(patience=patience)
 
     async def ask() -> None:
         lookups = Lookups(Counting(), 4, trusted=60.0)  # type: ignore[arg-type]
@@ -157,3 +158,56 @@ def test_one_reading_serves_all_who_ask_at_once(database: Database) -> None:
         assert {version.reference for version in found} == {"acme/news@1"}
 
     asyncio.run(ask())
+
+
+@pytest.fixture
+def lockers() -> Iterator[list[sqlite3.Connection]]:
+    connections: list[sqlite3.Connection] = []
+    yield connections
+    for connection in connections:
+        connection.close()
+
+
+def test_while_the_database_is_locked_names_are_answered_as_last_seen_for_a_while(
+    url: str, database: Database, lockers: list[sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftwork.api.memory._PATIENCE_SECONDS", 0.01)
+    now = 0.0
+    memory = Memory(database, grace=100.0, clock=lambda: now)
+    assert memory.get("a", lambda: "seen") == "seen"
+    database.close()  # a connection that has the file open already would see through the lock
+    lockers.append(locker := sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None))
+    locker.execute("PRAGMA locking_mode = EXCLUSIVE")
+    locker.execute("BEGIN EXCLUSIVE")
+    now = 99.0
+    assert memory.get("a", lambda: "not asked") == "seen"
+    with pytest.raises(StorageError, match="locked"):
+        memory.get("b", lambda: "not asked")
+    now = 101.0
+    with pytest.raises(StorageError, match="locked"):
+        memory.get("a", lambda: "not asked")
+    locker.close()
+    now = 103.0
+    assert memory.get("b", lambda: "there again") == "there again"
+    assert memory.get("a", lambda: "not asked") == "seen"  # nobody has written meanwhile
+    now = 203.0
+    with database.write():
+        pass
+    assert memory.get("a", lambda: "new") == "new"
+
+
+def test_a_database_that_is_gone_is_asked_once_a_second(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    memory = Memory(database, clock=lambda: now)
+    memory.get("a", lambda: "seen")
+    asked: list[float] = []
+
+    def gone(*, patience: float) -> None:
+        asked.append(now)
+        raise StorageError("the database is gone")
+
+    monkeypatch.setattr(database, "read", gone)
+    for moment in (0.0, 0.5, 0.9, 1.5, 1.6, 3.0):
+        now = moment
+        assert memory.get("a", lambda: "not asked") == "seen"
+    assert asked == [0.0, 1.5, 3.0]

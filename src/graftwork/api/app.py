@@ -51,9 +51,8 @@ def create_app(services: Services, engine: Engine, limits: ServerLimits | None =
         lifespan=_lifespan,
         redirect_slashes=False,
     )
-    serving = app.state.serving = Serving(
-        engine, Lookups(services, limits.lookup_threads, limits.lookup_seconds), limits, registry
-    )
+    lookups = Lookups(services, limits.lookup_threads, limits.lookup_seconds, limits.lookup_grace_seconds)
+    serving = app.state.serving = Serving(engine, lookups, limits, registry)
     for module in (classify, predict, embeddings, models, health):
         app.include_router(module.router)
     problems.install(app)

@@ -19,6 +19,7 @@ class ServerLimits:
         drain_seconds: time that accepted requests have to finish when the server stops.
         lookup_threads: threads that read the registry's database, so that the event loop never waits for it.
         lookup_seconds: time for which a name means what it meant, before the registry is asked again; 0 asks each time.
+        lookup_grace_seconds: time for which names are answered as last seen when the database does not answer.
     """
 
     body_bytes: int = 8 * 1024 * 1024
@@ -30,3 +31,4 @@ class ServerLimits:
     drain_seconds: float = 30.0
     lookup_threads: int = 4
     lookup_seconds: float = 0.01
+    lookup_grace_seconds: float = 300.0

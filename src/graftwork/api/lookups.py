@@ -36,13 +36,14 @@ class Lookups:
         services: the installation's services.
         threads: threads that may read the database at once.
         trusted: seconds for which a name means what it meant, before the registry is asked again.
+        grace: seconds for which names are answered as last seen when the database does not answer.
     """
 
-    def __init__(self, services: Services, threads: int, trusted: float = 0.0) -> None:
+    def __init__(self, services: Services, threads: int, trusted: float = 0.0, grace: float = 300.0) -> None:
         self._bases = services.bases
         self._catalog = services.catalog
         self._trusted = trusted
-        self._memory = Memory(services.database, trusted=trusted)
+        self._memory = Memory(services.database, trusted=trusted, grace=grace)
         self._threads = CapacityLimiter(threads)
         self._asking: asyncio.Task[int | None] | None = None
 

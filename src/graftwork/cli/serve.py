@@ -86,6 +86,9 @@ def serve(
     load_seconds: Annotated[
         float, typer.Option(help="An adapter that takes longer to load ends its requests with 503; others go on.")
     ] = 10.0,
+    lookup_grace_seconds: Annotated[
+        float, typer.Option(help="Time for which names are answered as last seen while the database does not answer.")
+    ] = 300.0,
     tenant_metrics: Annotated[
         int, typer.Option(help="Most tenants that /metrics names, those that use most; the others are one.")
     ] = 20,
@@ -143,6 +146,7 @@ def serve(
                 text_characters=max_text,
                 request_seconds=request_seconds,
                 drain_seconds=drain_seconds,
+                lookup_grace_seconds=lookup_grace_seconds,
             ),
             engine_limits=EngineLimits(
                 batch_tokens=batch_tokens,

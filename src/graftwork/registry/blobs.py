@@ -141,6 +141,11 @@ class BlobStore:
             with self._told("store", path):
                 obstore.put(self._store, path, content)
             return BlobInfo(digest, size, created)
+        if not self._root.is_dir():
+            # It was there when the store was opened: what is written to another in its place would be lost with it.
+            raise StorageError(
+                f"the blob folder {self._root} is gone", remedy="Bring it back; nothing is stored until it is there."
+            )
         target = self._root / path
         created = not target.exists()
         if not created and self.is_sound(digest):

@@ -67,15 +67,22 @@ class Database:
         return database
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
+    def read(self, *, patience: float | None = None) -> Iterator[sa.Connection]:
         """A connection that sees one consistent moment.
+
+        Args:
+            patience: seconds to wait for an SQLite file that another process has locked; `BUSY_SECONDS` by default.
 
         Raises:
             StorageError: if the database does not answer.
         """
         options = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
         with self._told(), self._engine.connect().execution_options(**options) as connection:
-            yield connection
+            if patience is None or not self._is_sqlite:
+                yield connection
+                return
+            with _busy_timeout(connection, patience):
+                yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -176,6 +183,17 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     for pragma in (f"busy_timeout = {int(BUSY_SECONDS * 1000)}", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def _busy_timeout(connection: sa.Connection, seconds: float) -> Iterator[None]:
+    """Wait for other processes' locks for so long on this connection."""
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    try:
+        yield
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

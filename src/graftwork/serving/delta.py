@@ -150,14 +150,15 @@ def read_delta(config: bytes, tensors: bytes, places: Mapping[str, Place], dtype
         raise _refused(problems)
     pairs, problems = _pair(loaded)
     problems += [Problem(TENSORS, "holds no update")] if not loaded else []
-    buckets: dict[int, dict[str, LowRank]] = {}
+    shapes: dict[str, tuple[int, float]] = {}
     for module, pair in pairs.items():
-        wrong, update = _read_update(module, pair, settings, places, dtype)
+        wrong, shape = _check_update(module, pair, settings, places)
         problems += wrong
-        if update is not None:
-            buckets.setdefault(update.a.shape[1], {})[module] = update
+        if shape is not None:
+            shapes[module] = shape
     if problems:
         raise _refused(problems)
+    buckets = _lay_out(pairs, shapes, places, dtype)
     return Delta(min(places[module].layer for module in pairs), buckets)
 
 
@@ -184,13 +185,10 @@ def _pair(loaded: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], l
     return pairs, problems
 
 
-def _read_update(
-    module: str,
-    pair: Mapping[str, Tensor],
-    settings: Mapping[str, Any],
-    places: Mapping[str, Place],
-    dtype: torch.dtype,
-) -> tuple[list[Problem], LowRank | None]:
+def _check_update(
+    module: str, pair: Mapping[str, Tensor], settings: Mapping[str, Any], places: Mapping[str, Place]
+) -> tuple[list[Problem], tuple[int, float] | None]:
+    """What is wrong with a module's pair; if nothing, its rank and scale."""
     where = f"{TENSORS}, {module}"
     place = places.get(module)
     if place is None:
@@ -211,16 +209,38 @@ def _read_update(
     ]
     if not targeted:
         problems.append(Problem(where, f"is not among the target_modules or layers of {CONFIG}"))
-    if problems:
-        return problems, None
-    padded = rank_bucket(rank)
-    a = torch.zeros(place.inputs, padded, dtype=dtype)
-    b = torch.zeros(padded, place.outputs, dtype=dtype)
-    a[:, :rank] = pair["A"].T.to(dtype)
-    b[:rank] = (pair["B"].T.float() * scale).to(dtype)
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        return [Problem(where, f"holds NaN or infinity in {str(dtype).removeprefix('torch.')}")], None
-    return [], LowRank(a, b)
+    return problems, None if problems else (rank, scale)
+
+
+def _lay_out(
+    pairs: Mapping[str, Mapping[str, Tensor]],
+    shapes: Mapping[str, tuple[int, float]],
+    places: Mapping[str, Place],
+    dtype: torch.dtype,
+) -> dict[int, dict[str, LowRank]]:
+    """All updates side by side in one piece of memory, so that one look tells whether all numbers are finite."""
+    sizes = {}
+    for module, (rank, _) in shapes.items():
+        sizes[module] = rank_bucket(rank) * places[module].inputs, rank_bucket(rank) * places[module].outputs
+    memory = torch.zeros(sum(map(sum, sizes.values())), dtype=dtype)
+    parts = iter(torch.split(memory, [size for pair in sizes.values() for size in pair]))
+    buckets: dict[int, dict[str, LowRank]] = {}
+    for module, (rank, scale) in shapes.items():
+        place, padded = places[module], rank_bucket(rank)
+        a, b = next(parts).view(place.inputs, padded), next(parts).view(padded, place.outputs)
+        a[:, :rank] = pairs[module]["A"].T
+        b[:rank] = pairs[module]["B"].T.float() * scale
+        buckets.setdefault(padded, {})[module] = LowRank(a, b)
+    if not torch.isfinite(memory).all():
+        raise _refused(
+            [
+                Problem(f"{TENSORS}, {module}", f"holds NaN or infinity in {str(dtype).removeprefix('torch.')}")
+                for bucket in buckets.values()
+                for module, update in bucket.items()
+                if not (torch.isfinite(update.a).all() and torch.isfinite(update.b).all())
+            ]
+        )
+    return buckets
 
 
 def _check_config(settings: Any) -> list[Problem]:
