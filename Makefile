@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CACHE := .cache/graftwork
 
-.PHONY: help setup demo fetch check format test bench
+.PHONY: help setup demo fetch check format test bench bench-serving
 
 help:
 	@echo "make setup    a virtual environment in $(VENV) with the versions of constraints.txt"
@@ -20,7 +20,8 @@ help:
 	@echo "make test     check, then every test, with coverage"
 	@echo "make check    formatting, lint and types"
 	@echo "make format   put the code in its form"
-	@echo "make bench    the benchmarks"
+	@echo "make bench    training beside its peers"
+	@echo "make bench-serving   serving beside its peers, which are installed"
 
 setup: $(STAMP)
 
@@ -54,4 +55,8 @@ test: check fetch
 
 bench: fetch
 	$(BIN)/python -m benchmarks.train_from_csv
+
+# The peers are a few hundred megabytes, so they come only with what compares with them.
+bench-serving: fetch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks.serving

@@ -19,6 +19,7 @@ from benchmarks.serving.setting import Setting
 # Each is a module of this package with `run(setting) -> Iterator[Table]`.
 BENCHMARKS = {
     "bare": "bare_forward",
+    "updates": "updates",
     "mixed": "mixed_batch",
     "adapter-names": "adapter_names",
     "set-adapter": "set_adapter",
@@ -37,14 +38,25 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     options = _options()
     setting = replace(
-        Setting(model=options.model, store=options.store, threads=options.threads, dtype=options.dtype),
-        **({"rounds": options.rounds} if options.rounds else {}),
+        Setting(
+            model=options.model,
+            store=options.store,
+            threads=options.threads,
+            dtype=options.dtype,
+            dtypes=tuple(options.dtypes),
+            compiled=not options.eager,
+        ),
+        **({"rounds": options.repeats} if options.repeats else {}),
     )
     if options.quick:
         setting = setting.quick
     import torch
 
+    from graftwork.backbones.device import choose_dtype, dtype_name
+
     torch.set_num_threads(setting.threads)
+    named = [dtype_name(choose_dtype(torch.device("cpu"), dtype)) for dtype in setting.dtypes]
+    setting = replace(setting, dtypes=tuple(dict.fromkeys(named)))
     print(f"{machine.describe()}\n{setting.threads} threads, {setting.rounds} rounds; {setting.model.name}")
     print("quick: sizes too small to be quoted\n" if options.quick else "")
     found: dict[str, list[dict[str, Any]]] = {}
@@ -79,7 +91,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--store", type=Path, default=Setting.store, help="where registries are kept between runs")
     parser.add_argument("--dtype", default=Setting.dtype, help="of the engine and the server")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every candidate")
-    parser.add_argument("--rounds", type=int, help="how often each candidate is measured")
+    parser.add_argument("--dtypes", nargs="+", default=Setting.dtypes, help="of the comparisons of forwards")
+    parser.add_argument("--eager", action="store_true", help="without compiled networks of ours")
+    parser.add_argument("--repeats", type=int, help="how often each candidate is measured, in turn with the others")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(BENCHMARKS))
     if unknown:

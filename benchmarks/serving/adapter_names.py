@@ -25,8 +25,9 @@ def run(setting: Setting) -> Iterator[Table]:
         yield _table(setting, dtype)
 
 
-def _table(setting: Setting, dtype: str) -> Table:
-    backbone = open_backbone(setting, dtype)
+def _table(setting: Setting, asked: str) -> Table:
+    backbone = open_backbone(setting, asked)
+    dtype = backbone.dtype_name
     batch = random_batch(backbone, setting.rows, setting.tokens)
     model = peft_model(backbone, max(setting.distinct))
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

@@ -37,7 +37,7 @@ def forwards(setting: Setting, backbone: TextBackbone, batch: TokenBatch) -> tup
     """Every forward by name, and notes on those that are missing."""
     dtype, folder = backbone.dtype_name, setting.model
     calls: dict[str, peers.Call] = {EAGER: peers.transformers_eager(folder, dtype, batch)}
-    calls |= bare_forwards(backbone, batch)
+    calls |= bare_forwards(setting, backbone, batch)
     calls["torch.compile, freezing"] = peers.torch_compile(folder, dtype, batch)
     notes = []
     if peers.installed("openvino"):
@@ -53,8 +53,9 @@ def forwards(setting: Setting, backbone: TextBackbone, batch: TokenBatch) -> tup
     return calls, notes
 
 
-def _table(setting: Setting, dtype: str) -> Table:
-    backbone = open_backbone(setting, dtype)
+def _table(setting: Setting, asked: str) -> Table:
+    backbone = open_backbone(setting, asked)
+    dtype = backbone.dtype_name
     batch = random_batch(backbone, setting.rows, setting.tokens)
     calls, notes = forwards(setting, backbone, batch)
     with torch.inference_mode():

@@ -32,7 +32,7 @@ def _distinct(setting: Setting) -> Table:
     texts = Texts(setting.corpus, backbone.encode)
     batch = random_batch(backbone, setting.rows, setting.tokens)
     eager = peers.transformers_eager(setting.model, backbone.dtype_name, batch)
-    bare = bare_forwards(backbone, batch)
+    bare = bare_forwards(setting, backbone, batch)
     with ExitStack() as open_now:
         home = registry_of(setting, setting.resident, backbone)
         services = open_now.enter_context(open_registry(setting, home))

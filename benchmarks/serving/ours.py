@@ -1,11 +1,17 @@
-"""Our own engine, stepped by hand, so that single batches can be timed; and our own bare forwards."""
+"""Our own engine, stepped by hand, so that single batches can be timed; and our own bare forwards.
+
+Networks are compiled as `graft serve` compiles them, and are there before anything is timed.
+"""
 
 from __future__ import annotations
 
+import atexit
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.made import lora
@@ -14,20 +20,31 @@ from benchmarks.serving.texts import Texts
 from benchmarks.serving.timing import Candidate
 from graftwork.backbones.backbone import TextBackbone, TokenBatch
 from graftwork.registry.artifact import Artifact
-from graftwork.serving.delta import adaptable
+from graftwork.serving.compiled.forward import CompiledForward, Compiler
+from graftwork.serving.delta import Place, adaptable
 from graftwork.serving.engine import Engine, EngineLimits
 from graftwork.serving.forward import Forward
-from graftwork.serving.stats import Phase
+from graftwork.serving.stats import Meter, Phase
 
 # Of the engine's phases, those in which a batch is computed.
 _COMPUTING: tuple[Phase, ...] = ("trunk", "tail", "heads")
 _CHUNK = 64
+_PATIENCE = 600.0
 
 
-def bare_forwards(backbone: TextBackbone, batch: TokenBatch) -> dict[str, Callable[[], Any]]:
+def bare_forwards(setting: Setting, backbone: TextBackbone, batch: TokenBatch) -> dict[str, Callable[[], Any]]:
     """What our engine runs for a batch without adapters, by name: calls that give the last hidden state."""
-    forward = Forward(backbone, adaptable(backbone))
-    return {"ours, eager": lambda: forward.whole(batch, {})}
+    places = adaptable(backbone)
+    eager = Forward(backbone, places)
+    forwards = {"ours, eager": lambda: eager.whole(batch, {})}
+    if setting.compiled:
+        compiler, meter = _compiler(setting.store), Meter()
+        compiled = CompiledForward(backbone, places, setting.model, compiler, meter)
+        compiler.settle(_PATIENCE)
+        if not len(compiled):
+            raise SystemExit("the network could not be compiled; --eager leaves it out")
+        forwards["ours, compiled"] = lambda: compiled.whole(batch, {})
+    return forwards
 
 
 class Steps:
@@ -38,10 +55,14 @@ class Steps:
         backbone: its only base model.
         texts: gives texts that were never asked before, so that no cache answers.
         tokens: of a text.
+        compiler: makes the engine's networks; None when it runs eagerly.
     """
 
-    def __init__(self, engine: Engine, backbone: TextBackbone, texts: Texts, tokens: int) -> None:
+    def __init__(
+        self, engine: Engine, backbone: TextBackbone, texts: Texts, tokens: int, compiler: Compiler | None
+    ) -> None:
         self._engine = engine
+        self._compiler = compiler
         self._base = backbone.fingerprint
         self._texts = texts
         self._tokens = tokens
@@ -50,6 +71,14 @@ class Steps:
         """Answer once with every adapter, so that all are in slots as far as they have room."""
         for begin in range(0, len(adapters), _CHUNK):
             self._finish(self._ask(adapters[begin : begin + _CHUNK]))
+        if self._compiler is None:
+            return
+        # The first batches have shown which networks are needed.
+        self._compiler.settle(_PATIENCE)
+        before = self._engine.stats().eager_batches
+        self._finish(self._ask(adapters[:_CHUNK]))
+        if self._engine.stats().eager_batches != before:
+            raise SystemExit("batches are not run by compiled networks; --eager measures without")
 
     def batch(self, name: str, adapters: Sequence[str]) -> Candidate:
         """A candidate: one batch, a row of a request of its own for each adapter named; names may repeat.
@@ -121,8 +150,23 @@ def steps(
 ) -> Iterator[Steps]:
     """An engine for batches of the setting's rows and tokens, over artifacts that are read by digest."""
     limits = EngineLimits(batch_rows=setting.rows, batch_tokens=setting.rows * setting.tokens)
-    engine = Engine(lambda _: backbone, read_artifact, limits)
+    compiler = _compiler(setting.store) if setting.compiled else None
+
+    def forward(backbone: TextBackbone, places: Mapping[str, Place], meter: Meter) -> Forward:
+        return (
+            CompiledForward(backbone, places, setting.model, compiler, meter) if compiler else Forward(backbone, places)
+        )
+
+    engine = Engine(lambda _: backbone, read_artifact, limits, make_forward=forward)
     try:
-        yield Steps(engine, backbone, texts, setting.tokens)
+        yield Steps(engine, backbone, texts, setting.tokens, compiler)
     finally:
         engine.close(drain=False)
+
+
+@cache
+def _compiler(store: Path) -> Compiler:
+    """One for the whole run; what it made in earlier runs is used again."""
+    compiler = Compiler(store / "compiled")
+    atexit.register(compiler.close)
+    return compiler

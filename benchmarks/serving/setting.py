@@ -16,7 +16,8 @@ class Setting:
         model: a BERT-like base model in Hugging Face layout.
         corpus: a CSV file with a column `text`, from which words are taken.
         store: folder for registries and exported peers, kept from run to run.
-        dtypes: of the comparisons of forwards.
+        dtypes: of the comparisons of forwards; `auto` takes what the hardware is fast at.
+        compiled: whether ours runs compiled networks, as a server does where it can.
         dtype: of the engine and of the server; `auto` takes what the hardware is fast at.
         threads: of every candidate.
         rounds: how often each candidate is measured, in turn with the others.
@@ -39,8 +40,9 @@ class Setting:
     model: Path = CACHE / "models" / "minilm"
     corpus: Path = CACHE / "datasets" / "bbc" / "train.csv"
     store: Path = CACHE / "bench"
-    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    dtypes: tuple[str, ...] = ("float32", "auto")
     dtype: str = "auto"
+    compiled: bool = True
     threads: int = 2
     rounds: int = 30
     rows: int = 32

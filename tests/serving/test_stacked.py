@@ -10,7 +10,7 @@ from graftwork.serving.delta import Delta, LowRank, Place
 from graftwork.serving.request import AdapterKey
 from graftwork.serving.stacked import Lease, SlotReassigned, StackedAdapters
 from graftwork.serving.stats import Meter
-from graftwork.serving.updates import Updates
+from graftwork.serving.updates import Application, Updates, segments_of
 
 WIDE = 6
 
@@ -209,3 +209,31 @@ def test_rows_without_an_update_are_as_the_base_leaves_them_bit_for_bit(linear: 
     assert torch.equal(few[:3], linear(inputs)[:3])
     assert torch.equal(many[1], linear(inputs)[1])
     torch.testing.assert_close(few[3], many[3])
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.integers(0, 4), min_size=1, max_size=9), tokens=st.sampled_from([1, 3, 300]))
+def test_rows_by_themselves_and_rows_sorted_by_adapter_get_what_a_plain_loop_gives(
+    rows: list[int], tokens: int
+) -> None:
+    generator = torch.Generator().manual_seed(len(rows))
+    a, b = torch.randn(5, WIDE, 8, generator=generator), torch.randn(5, 8, 4, generator=generator)
+    a[0] = b[0] = 0
+    slots = torch.tensor(rows)
+    inputs = torch.randn(len(rows), tokens, WIDE, generator=generator)
+    given = torch.randn(len(rows), tokens, 4, generator=generator)
+    meant = torch.stack([given[row] + inputs[row] @ a[slot] @ b[slot] for row, slot in enumerate(rows)])
+    application = Application(a, b, slots, segments_of(slots))
+    for add in (application.add, application.add_by_row, application.add_by_segment):
+        output = given.clone()
+        add(inputs, output)
+        torch.testing.assert_close(output, meant, rtol=1e-4, atol=1e-4)
+        assert torch.equal(output[slots == 0], given[slots == 0])
+
+
+def test_a_plan_says_the_rows_of_each_adapter(linear: nn.Linear) -> None:
+    stack, _ = stack_of(slots=4)
+    one, two = pinned(stack, "one", delta(1.0)), pinned(stack, "two", delta(2.0))
+    (application,) = stack.plan([two, None, one, two])["one"]
+    found = {slot: rows.tolist() for slot, rows in application.segments}
+    assert found == {one.slots[8][0]: [2], two.slots[8][0]: [0, 3]}

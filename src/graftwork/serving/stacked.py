@@ -23,7 +23,7 @@ from graftwork.errors import SettingsInvalid
 from graftwork.serving.delta import Delta, LowRank
 from graftwork.serving.request import AdapterKey
 from graftwork.serving.stats import Meter
-from graftwork.serving.updates import Application, Plan
+from graftwork.serving.updates import Application, Plan, Segments, segments_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +212,14 @@ class StackedAdapters:
                 for module in modules:
                     users.setdefault((rank, module), set()).add(key)
         # Most modules are adapted by the same adapters: their index tensors are made once.
-        indices: dict[tuple[int, frozenset[AdapterKey]], Tensor] = {}
+        indices: dict[tuple[int, frozenset[AdapterKey]], tuple[Tensor, Segments]] = {}
         plan: dict[str, list[Application]] = {}
         for (rank, module), keys in users.items():
             group = (rank, frozenset(keys))
             if group not in indices:
-                indices[group] = self._indices(rows, *group)
-            plan.setdefault(module, []).append(Application(*self._banks[rank].tables[module], indices[group]))
+                slots = self._indices(rows, *group)
+                indices[group] = slots, segments_of(slots)
+            plan.setdefault(module, []).append(Application(*self._banks[rank].tables[module], *indices[group]))
         return plan
 
     def _open_banks(self, delta: Delta) -> None:

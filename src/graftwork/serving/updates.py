@@ -17,8 +17,15 @@ from torch.utils.hooks import RemovableHandle
 
 from graftwork.serving.delta import Place
 
-# From this share of adapted rows on, adding zeros to the others is cheaper than picking the adapted ones out.
+# From this many tokens of each adapter on, a product for each is cheaper than a copy of its tables for every row; and
+# from this share of adapted rows on, adding zeros to the others is cheaper than picking the adapted ones out.
+# Measured: docs/decisions/0043-rows-or-segments.md.
+_SEGMENT_TOKENS = 256
 _WHOLE_BATCH_SHARE = 0.5
+
+
+# Each slot but 0 that rows have, and which rows they are: int64.
+Segments = Sequence[tuple[int, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +36,52 @@ class Application:
         a: `[slots, in, rank]`.
         b: `[slots, rank, out]`.
         slots: int64 `[rows]`, the slot of each row of the batch; 0 for rows that nothing is added to.
+        segments: the same by slot, from `segments_of`.
     """
 
     a: Tensor
     b: Tensor
     slots: Tensor
+    segments: Segments
 
     def add(self, inputs: Tensor, output: Tensor) -> None:
         """Add to `output [rows, tokens, out]` the update of `inputs [rows, tokens, in]`, in place."""
+        tokens = sum(len(rows) for _, rows in self.segments) * inputs.shape[1]
+        if tokens >= _SEGMENT_TOKENS * len(self.segments):
+            self.add_by_segment(inputs, output)
+        else:
+            self.add_by_row(inputs, output)
+
+    def add_by_row(self, inputs: Tensor, output: Tensor) -> None:
+        """The same by a batched product: every row with a copy of its slot's tables."""
         rows = self.slots.nonzero().squeeze(1)
         if len(rows) >= _WHOLE_BATCH_SHARE * len(self.slots):
             output.baddbmm_(torch.bmm(inputs, self.a[self.slots]), self.b[self.slots])
             return
         slots = self.slots[rows]
         output.index_add_(0, rows, torch.bmm(torch.bmm(inputs[rows], self.a[slots]), self.b[slots]))
+
+    def add_by_segment(self, inputs: Tensor, output: Tensor) -> None:
+        """The same by a product for each adapter: all its rows with its tables where they are."""
+        for slot, rows in self.segments:
+            if len(rows) == len(output):
+                output += (inputs @ self.a[slot]) @ self.b[slot]
+            else:
+                output.index_add_(0, rows, (inputs[rows] @ self.a[slot]) @ self.b[slot])
+
+
+def segments_of(slots: Tensor) -> Segments:
+    """Sort the rows of a batch by their slots `[rows]`.
+
+    Example:
+        >>> [(slot, rows.tolist()) for slot, rows in segments_of(torch.tensor([7, 0, 3, 7]))]
+        [(3, [2]), (7, [0, 3])]
+    """
+    members: dict[int, list[int]] = {}
+    for row, slot in enumerate(slots.tolist()):
+        if slot:
+            members.setdefault(slot, []).append(row)
+    return [(slot, torch.tensor(rows, device=slots.device)) for slot, rows in sorted(members.items())]
 
 
 # By the module's name; several applications when its adapters are in several rank buckets.
