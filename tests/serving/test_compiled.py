@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from graftwork.serving.stacked import StackedAdapters
 from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Plan
 from tests.backbones.tiny import save_model
+from tests.serving.builders import TEXTS, Made, Spec
 from tests.serving.compiling import LAYERS, Compiled, compiled_networks, open_compiled, source_of
 
 PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -74,6 +75,43 @@ def test_compiled_gives_what_pytorchs_modules_give(data: st.DataObject, bert_com
         plain = [row for row, number in enumerate(rows) if number is None]
         bare = bert_compiled.eager.whole(batch, {})
     bert_compiled.agree(found[plain], bare[plain], TokenBatch(batch.input_ids[plain], batch.attention_mask[plain]))
+
+
+SPECS = st.builds(
+    Spec,
+    seed=st.integers(0, 1),
+    rank=st.sampled_from([1, 4, 8, 11, 16]),
+    alpha=st.sampled_from([1.0, 16.0]),
+    targets=st.sampled_from([("query",), ("query", "value"), ("intermediate.dense", "value")]),
+    layers=st.sampled_from([None, (0,), (LAYERS - 1,)]),
+    rslora=st.booleans(),
+)
+
+
+@settings(PROPERTY, max_examples=25)
+@given(data=st.data())
+def test_compiled_gives_each_row_what_peft_gives_it_alone(
+    data: st.DataObject, bert_compiled: Compiled, made: Callable[..., Made]
+) -> None:
+    backbone, forward = bert_compiled.backbone, bert_compiled.forward
+    adapters = [made(backbone, spec) for spec in data.draw(st.lists(SPECS, min_size=1, max_size=3, unique=True))]
+    row = st.tuples(st.sampled_from([None, *adapters]), st.sampled_from(TEXTS))
+    rows = data.draw(st.lists(row, min_size=1, max_size=8).flatmap(st.permutations))
+    stack = StackedAdapters(device=backbone.device, slots=4, nbytes=1 << 24, meter=Meter())
+    deltas = {adapter.key: adapter.loaded.delta for adapter, _ in rows if adapter}
+    leases = {key: stack.pin(key, delta) for key, delta in deltas.items() if delta is not None}
+    plan = stack.plan([leases[adapter.key] if adapter else None for adapter, _ in rows])
+    batch = backbone.collate(backbone.encode([text for _, text in rows], Spec.max_length))
+    hidden = bert_compiled.ran_compiled(lambda: forward.whole(batch, plan))
+    found = backbone.pool(hidden, batch.attention_mask)
+    for (adapter, text), vector in zip(rows, found, strict=True):
+        alone = backbone.collate(backbone.encode([text], Spec.max_length))
+        if adapter is None:
+            with torch.inference_mode():
+                meant = backbone.pool(bert_compiled.eager.whole(alone, {}), alone.attention_mask)[0]
+        else:
+            meant = adapter.vector(text)[0]
+        torch.testing.assert_close(vector, meant, rtol=1e-4, atol=1e-5)
 
 
 def test_a_trunk_and_a_tail_are_compiled_too(bert_compiled: Compiled) -> None:
@@ -247,6 +285,33 @@ def test_networks_are_asked_for_as_batches_need_them_and_mixtures_meet_in_one(be
         Forward.trunk(forward, batch, 1)
         forward.trunk(batch, 1)
     assert len(asked.variants) == 8
+
+
+class Closable:
+    """Stands where a compiled network does."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_networks_that_another_covers_make_room_when_there_are_eight(bert_compiled: Compiled) -> None:
+    asked = Asked()
+    places = adaptable(bert_compiled.backbone)
+    forward = CompiledForward(bert_compiled.backbone, places, bert_compiled.folder, asked, Meter())
+    sites = bert_compiled.sites
+    narrow = [Variant("whole", 0, sites[: count + 1]) for count in range(5)]
+    other, tail = Variant("whole", 0, sites[-1:]), Variant("tail", 1, bert_compiled.above)
+    networks = {variant: Closable() for variant in (Variant("whole"), *narrow, other, tail)}
+    forward._asked = set(networks)
+    forward._networks = dict(networks)  # type: ignore[arg-type]
+    wanted = Variant("trunk", 1)
+    forward._ask(wanted)
+    assert asked.variants[-1] == wanted
+    assert {variant for variant, network in networks.items() if network.closed} == set(narrow[:-1])
+    assert forward._networks.keys() == {Variant("whole"), narrow[-1], other, tail}
+    assert forward._asked == {*forward._networks, wanted}
 
 
 def test_a_trunk_is_asked_for_when_batches_keep_needing_it(bert_compiled: Compiled) -> None:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("graftwork.serving")
 
 # Each network holds a copy of the layers' weights, so there are only so many of a base model. From the third set of
-# sites on, the next network has room for all sets seen, so that mixtures soon find one that covers them.
+# sites on, the next network has room for all sets seen, so that mixtures soon find one that covers them. When there are
+# as many as there may be, those that another covers make room.
 _MOST_NETWORKS = 8
 _SETS_APART = 3
 # A trunk or tail is compiled when batches keep asking for it, not at once: there are as many as there are layers.
@@ -221,9 +222,20 @@ class CompiledForward(Forward):
             self._ask(wanted)
 
     def _ask(self, variant: Variant) -> None:
+        if len(self._asked) >= _MOST_NETWORKS:
+            self._retire()
         if len(self._asked) < _MOST_NETWORKS:
             self._asked.add(variant)
             self._compiler.start(self._source, variant, self)
+
+    def _retire(self) -> None:
+        """Free the networks whose batches another can run, which has room for more; for the thread that runs them."""
+        with self._lock:
+            for variant in [variant for variant in self._networks if variant.sites]:
+                needed = variant.part, variant.split, frozenset(variant.sites)
+                if any(other != variant and other.covers(*needed) for other in self._networks):
+                    self._networks.pop(variant).close()
+                    self._asked.discard(variant)
 
     def _eager(self, case: Case) -> Tensor:
         model = self._backbone.model
