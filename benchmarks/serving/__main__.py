@@ -20,6 +20,7 @@ from benchmarks.serving.setting import Setting
 BENCHMARKS = {
     "bare": "bare_forward",
     "updates": "updates",
+    "heads": "heads",
     "mixed": "mixed_batch",
     "adapter-names": "adapter_names",
     "set-adapter": "set_adapter",
