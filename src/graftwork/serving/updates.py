@@ -17,10 +17,10 @@ from torch.utils.hooks import RemovableHandle
 
 from graftwork.serving.delta import Place
 
-# From this many tokens of each adapter on, a product for each is cheaper than a copy of its tables for every row; and
-# from this share of adapted rows on, adding zeros to the others is cheaper than picking the adapted ones out.
-# Measured: docs/decisions/0043-rows-or-segments.md.
-_SEGMENT_TOKENS = 256
+# What a product of its own costs for an adapter, counted in numbers that are copied; measured in
+# docs/decisions/0043-rows-or-segments.md.
+_SEGMENT_COST = 100_000
+# From this share of adapted rows on, adding zeros to the others is cheaper than picking the adapted ones out.
 _WHOLE_BATCH_SHARE = 0.5
 
 
@@ -46,8 +46,7 @@ class Application:
 
     def add(self, inputs: Tensor, output: Tensor) -> None:
         """Add to `output [rows, tokens, out]` the update of `inputs [rows, tokens, in]`, in place."""
-        tokens = sum(len(rows) for _, rows in self.segments) * inputs.shape[1]
-        if tokens >= _SEGMENT_TOKENS * len(self.segments):
+        if self._segments_are_cheaper(inputs.shape[1]):
             self.add_by_segment(inputs, output)
         else:
             self.add_by_row(inputs, output)
@@ -68,6 +67,14 @@ class Application:
                 output += (inputs @ self.a[slot]) @ self.b[slot]
             else:
                 output.index_add_(0, rows, (inputs[rows] @ self.a[slot]) @ self.b[slot])
+
+    def _segments_are_cheaper(self, tokens: int) -> bool:
+        """Whether copying tables for every row costs more than copying rows for every adapter."""
+        width = self.a.shape[1] + self.b.shape[2]
+        rows = sum(len(rows) for _, rows in self.segments)
+        whole = len(self.segments) == 1 and rows == len(self.slots)
+        by_segment = len(self.segments) * _SEGMENT_COST + (0 if whole else rows * tokens * width)
+        return by_segment < rows * width * self.a.shape[2]
 
 
 def segments_of(slots: Tensor) -> Segments:
