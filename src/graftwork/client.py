@@ -162,12 +162,31 @@ class Client:
             ServiceUnavailable: the server cannot be reached.
         """
         body = {"model": model, "inputs": _texts(inputs), **({} if top_k is None else {"top_k": top_k})}
+        return _classifications(self._ask("POST", "/v1/classify", body))
+
+    def classify_each(
+        self, models: Sequence[str], inputs: str | Sequence[str], top_k: int | None = None
+    ) -> tuple[Classifications | GraftworkError, ...]:
+        """Classify the same texts with several adapters in one request.
+
+        Args:
+            models: references, none twice.
+            inputs: a text or several.
+            top_k: answer the best k labels only.
+
+        Returns:
+            For each model its answer, or the error for which it did not answer.
+
+        Raises:
+            GraftworkError: as `classify`; of the models, only when all of them failed, the first one's.
+        """
+        body = {"models": list(models), "inputs": _texts(inputs), **({} if top_k is None else {"top_k": top_k})}
         answer = self._ask("POST", "/v1/classify", body)
-        return Classifications(
-            results=tuple(
-                Classification(tuple(LabelScore(**score) for score in result["labels"])) for result in answer["results"]
-            ),
-            **{name: answer[name] for name in ("model", "digest", "base", "tokens", "latency_ms")},
+        return tuple(
+            _problem_error(entry["error"], None)
+            if "error" in entry
+            else _classifications(entry | {"latency_ms": answer["latency_ms"]})
+            for entry in answer["answers"]
         )
 
     def embed(self, model: str, inputs: str | Sequence[str]) -> Embeddings:
@@ -227,6 +246,15 @@ class Client:
         raise _error(response)
 
 
+def _classifications(answer: dict[str, Any]) -> Classifications:
+    return Classifications(
+        results=tuple(
+            Classification(tuple(LabelScore(**score) for score in result["labels"])) for result in answer["results"]
+        ),
+        **{name: answer[name] for name in ("model", "digest", "base", "tokens", "latency_ms")},
+    )
+
+
 def _texts(inputs: str | Sequence[str]) -> list[str]:
     return [inputs] if isinstance(inputs, str) else list(inputs)
 
@@ -252,14 +280,18 @@ def _error(response: httpx.Response) -> GraftworkError:
             f"{response.url.copy_with(query=None)} answered {response.status_code}, and no problem that can be read",
             remedy="Check that a Graftwork server listens there.",
         )
-    kind = _classes().get(problem["code"]) or _by_status(response.status_code)
+    return _problem_error(problem, _seconds(response.headers.get("retry-after")))
+
+
+def _problem_error(problem: dict[str, Any], retry_after: float | None) -> GraftworkError:
+    kind = _classes().get(problem["code"]) or _by_status(problem["status"])
     error = kind(
         problem.get("detail", ""),
         remedy=problem.get("remedy", ""),
         problems=[
             Problem(item.get("pointer") or item.get("where") or "", item["detail"]) for item in problem["errors"]
         ],
-        retry_after=_seconds(response.headers.get("retry-after")),
+        retry_after=retry_after,
     )
     if problem.get("request_id"):
         error.add_note(f"request id: {problem['request_id']}")

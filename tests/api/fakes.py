@@ -150,6 +150,7 @@ class FakeEngine:
         self.seen: list[tuple[Any, ...]] = []
         self.admitted_by: list[str] = []
         self.readiness = (True, "")
+        self.failure: GraftworkError | None = None
         self.meter = Meter()
 
     def start(self) -> None:

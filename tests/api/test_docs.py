@@ -21,5 +21,5 @@ def test_routes_limits_and_codes_are_documented() -> None:
     own = [kind for kind in vars(problems).values() if isinstance(kind, type) and issubclass(kind, GraftworkError)]
     codes = [f"`{kind.code}` ({kind.status})" for kind in own if kind.__module__ == problems.__name__]
     members = [f"`{name}`" for name in document["components"]["schemas"]["ProblemDetails"]["properties"]]
-    assert len(codes) == 4
+    assert len(codes) == 5
     assert [words for words in (*routes, *limits, *codes, *members) if words not in PAGE] == []

@@ -23,6 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from graftwork import Client
 from graftwork.api.app import create_app
 from graftwork.api.limits import ServerLimits
+from graftwork.client import Classifications
 from graftwork.errors import BlobDamaged, NotFound
 from graftwork.registry.artifact import Artifact
 from graftwork.wiring import Services
@@ -195,6 +196,25 @@ def test_an_alias_that_moves_is_followed_by_the_very_next_request(house: House, 
     catalog.remove("acme/fresh@1")
     with pytest.raises(NotFound):
         client.classify("acme/fresh", "a")
+
+
+def test_the_same_texts_for_several_models_in_one_request(house: House, client: Client) -> None:
+    news, missing, mood, lora = client.classify_each(
+        ["acme/news@1", "acme/nothing", "globex/mood", "initech/lora"], list(TEXTS), top_k=1
+    )
+    assert isinstance(missing, NotFound)
+    assert "no adapter 'acme/nothing'" in str(missing)
+    for answers, artifact in ((news, house.news[0]), (mood, house.mood)):
+        assert isinstance(answers, Classifications)
+        assert answers.digest == artifact.digest
+        for text, answer in zip(TEXTS, answers, strict=True):
+            label, score = max(scores_of(house, artifact, text).items(), key=lambda item: item[1])
+            assert answer.label == label
+            assert answer.score == pytest.approx(score, rel=1e-4)
+    assert isinstance(lora, Classifications)
+    assert list(lora) == list(client.classify("initech/lora", list(TEXTS), top_k=1))
+    with pytest.raises(NotFound):
+        client.classify_each(["acme/nothing"], "a")
 
 
 def test_a_damaged_adapter_is_refused_and_the_others_answer(house: House, client: Client, tmp_path: Path) -> None:

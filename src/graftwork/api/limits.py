@@ -14,7 +14,11 @@ class ServerLimits:
         inputs: texts in one request; for several models, each text counts once for each.
         models: models in one request.
         text_characters: characters of one text.
+        connections: connections that are open at once; one more is refused.
+        header_seconds: time a client has to send a request's headers, from its first byte, or from connecting.
         body_seconds: time a client has to send its body.
+        send_seconds: time after which a client that does not read its answer is let go of.
+        idle_seconds: time for which a connection is kept open between two requests.
         request_seconds: time from admission after which a request is dropped instead of computed.
         drain_seconds: time that accepted requests have to finish when the server stops.
         lookup_threads: threads that read the registry's database, so that the event loop never waits for it.
@@ -26,7 +30,11 @@ class ServerLimits:
     inputs: int = 2_048
     models: int = 64
     text_characters: int = 100_000
+    connections: int = 4_096
+    header_seconds: float = 10.0
     body_seconds: float = 30.0
+    send_seconds: float = 30.0
+    idle_seconds: float = 30.0
     request_seconds: float = 60.0
     drain_seconds: float = 30.0
     lookup_threads: int = 4

@@ -74,6 +74,13 @@ class BodyTimeout(RequestError):
     status = 408
 
 
+class RequestTimeout(RequestError):
+    """The headers did not arrive in time."""
+
+    code = "request-timeout"
+    status = 408
+
+
 def pointer(location: Iterable[str | int]) -> str:
     """A place in the body as the fragment form of a JSON pointer.
 

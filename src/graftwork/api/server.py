@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import math
 import signal
 import socket
@@ -18,7 +19,8 @@ import uvicorn
 from anyio import to_thread
 
 from graftwork.api.app import create_app
-from graftwork.api.deps import Preload
+from graftwork.api.connections import BoundedConnection, bounded_by
+from graftwork.api.deps import Serving
 from graftwork.api.limits import ServerLimits
 from graftwork.errors import PortInUse, SettingsInvalid
 from graftwork.registry.reference import Reference
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from graftwork.wiring import Services
 
 _BACKLOG = 2_048
+_TICKS = 5  # tenths of a second between two looks at all connections
 _Load = tuple[str, Callable[[], Future[Any]]]
 
 
@@ -66,6 +69,7 @@ def run_server(
         SettingsInvalid: the address cannot be listened on.
         NotFound: no such base model to preload, or adapter to pin.
         GraftworkError: one of them could not be loaded.
+        ServiceUnavailable: the engine's thread has died.
     """
     limits = limits or ServerLimits()
     with _listen(host, port) as listener:
@@ -74,7 +78,7 @@ def run_server(
         app = create_app(services, services.engine(engine_limits, compiled=True), limits)
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=bounded_by(limits),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -82,10 +86,11 @@ def run_server(
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=math.ceil(limits.idle_seconds),
             timeout_graceful_shutdown=math.ceil(limits.drain_seconds),
         )
         loads = _loads(app.state.serving.engine, bases, pinned)
-        server = _Server(config, loads, app.state.serving.preload, _ready_call(on_ready, listener))
+        server = _Server(config, app.state.serving, loads, _ready_call(on_ready, listener))
         with _signals_stop(server):
             server.run(sockets=[listener])
         if server.failure is not None:
@@ -153,26 +158,46 @@ class _Server(uvicorn.Server):
     """Uvicorn that loads once it answers, and stops if that fails."""
 
     def __init__(
-        self, config: uvicorn.Config, loads: Sequence[_Load], preload: Preload, on_ready: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        serving: Serving,
+        loads: Sequence[_Load],
+        on_ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self.failure: BaseException | None = None
+        self._engine = serving.engine
         self._loads = loads
-        self._preload = preload
+        self._preload = serving.preload
         self._on_ready = on_ready
         self._loading: asyncio.Task[None] | None = None
-        preload.done = not loads
+        self._preload.done = not loads
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start answering, then load."""
         await super().startup(sockets)
         self._loading = asyncio.create_task(self._load())
 
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the engine and the connections; called ten times a second."""
+        if self._engine.failure is not None and self.failure is None:
+            self.failure = self._engine.failure
+            self.should_exit = True
+        if counter % _TICKS == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedConnection):
+                    connection.look(now)
+        return await super().on_tick(counter)
+
     async def _load(self) -> None:
         try:
             for number, (name, load) in enumerate(self._loads, start=1):
                 self._preload.state = f"loading {name}, {number} of {len(self._loads)}"
                 await asyncio.wrap_future(load())
+            # What is there now stays for good: the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
             self._preload.done = True
             await to_thread.run_sync(self._on_ready)
         except Exception as error:

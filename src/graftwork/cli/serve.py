@@ -55,7 +55,17 @@ def serve(
     ] = None,
     max_body_mb: Annotated[float, typer.Option(help="Largest body of a request, in megabytes.")] = 8.0,
     max_inputs: Annotated[int, typer.Option(help="Most texts in one request.")] = 2048,
+    max_models: Annotated[int, typer.Option(help="Most models asked for the same texts in one request.")] = 64,
     max_text: Annotated[int, typer.Option(help="Most characters of a text.")] = 100_000,
+    max_connections: Annotated[int, typer.Option(help="Most connections at once; one more gets 503.")] = 4096,
+    header_seconds: Annotated[
+        float, typer.Option(help="Time a client has to send its headers; then the connection is closed.")
+    ] = 10.0,
+    body_seconds: Annotated[float, typer.Option(help="Time a client has to send its body; then 408.")] = 30.0,
+    send_seconds: Annotated[
+        float, typer.Option(help="A client that does not read its answer for this time is disconnected.")
+    ] = 30.0,
+    idle_seconds: Annotated[float, typer.Option(help="Time a connection is kept open between two requests.")] = 30.0,
     request_seconds: Annotated[float, typer.Option(help="A request that waited longer is dropped with 504.")] = 60.0,
     drain_seconds: Annotated[float, typer.Option(help="Time to finish what was accepted when stopping.")] = 30.0,
     queue_texts: Annotated[int, typer.Option(help="Most texts a tenant may have waiting; then 429.")] = 4096,
@@ -103,7 +113,9 @@ def serve(
 
     at_least_one = {
         "--max-inputs": max_inputs,
+        "--max-models": max_models,
         "--max-text": max_text,
+        "--max-connections": max_connections,
         "--queue-texts": queue_texts,
         "--batch-tokens": batch_tokens,
         "--batch-rows": batch_rows,
@@ -112,6 +124,10 @@ def serve(
     }
     above_zero = {
         "--max-body-mb": max_body_mb,
+        "--header-seconds": header_seconds,
+        "--body-seconds": body_seconds,
+        "--send-seconds": send_seconds,
+        "--idle-seconds": idle_seconds,
         "--request-seconds": request_seconds,
         "--slot-mb": slot_mb,
         "--host-mb": host_mb,
@@ -143,7 +159,13 @@ def serve(
             ServerLimits(
                 body_bytes=int(max_body_mb * _MEGABYTE),
                 inputs=max_inputs,
+                models=max_models,
                 text_characters=max_text,
+                connections=max_connections,
+                header_seconds=header_seconds,
+                body_seconds=body_seconds,
+                send_seconds=send_seconds,
+                idle_seconds=idle_seconds,
                 request_seconds=request_seconds,
                 drain_seconds=drain_seconds,
                 lookup_grace_seconds=lookup_grace_seconds,

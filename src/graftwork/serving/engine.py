@@ -85,6 +85,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="graftwork-engine", daemon=True)
         self._stop = threading.Event()
         self._state = "not started"
+        self.failure: ServiceUnavailable | None = None
 
     def start(self) -> None:
         """Start answering. What was asked before is answered first."""
@@ -210,5 +211,6 @@ class Engine:
         except BaseException as error:
             self._state = f"the engine's thread died: {type(error).__name__}: {error}"
             dead = ServiceUnavailable(self._state, remedy="Restart the server, and report this with its log.")
+            self.failure = dead
             self._scheduler.close(dead)
             self._scheduler.fail_all(dead)
