@@ -38,5 +38,5 @@ class ServerLimits:
     request_seconds: float = 60.0
     drain_seconds: float = 30.0
     lookup_threads: int = 4
-    lookup_seconds: float = 0.01
+    lookup_seconds: float = 0.05
     lookup_grace_seconds: float = 300.0
