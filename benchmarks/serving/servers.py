@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ import httpx
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _EMPTY = """
-import json, socket, sys, uvicorn
+import socket, sys, uvicorn
 body = sys.argv[1].encode()
 start = {"type": "http.response.start", "status": 200, "headers": [
     (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]}
@@ -26,7 +25,7 @@ async def app(scope, receive, send):
     await send(start)
     await send({"type": "http.response.body", "body": body})
 with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-    print(json.dumps({"url": "http://127.0.0.1:%d" % listener.getsockname()[1]}), flush=True)
+    print('"url": "http://127.0.0.1:%d"' % listener.getsockname()[1], flush=True)
     config = uvicorn.Config(app, http="httptools", loop="uvloop", ws="none", lifespan="off", log_config=None,
                             access_log=False, proxy_headers=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
@@ -85,10 +84,10 @@ def _running(command: list[str], environment: dict[str, str], log: int | None) -
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as process:
         try:
             assert process.stdout is not None
-            told = process.stdout.readline()
-            if not told:
+            told = next((line for line in process.stdout if b'"url"' in line), None)
+            if told is None:
                 raise SystemExit(f"{command[0]} did not start; see its log")
-            yield Server(json.loads(told)["url"], process.pid)
+            yield Server(re.findall(r"http://[^\"]+", told.decode())[0], process.pid)
         finally:
             process.terminate()
             process.wait()
