@@ -68,7 +68,16 @@ def test_evaluate_judges_on_a_file(graft: Graft, home: Path, rows_file: Path) ->
     assert evaluation["accuracy"]["value"] > 0.9
     told = graft(["evaluate", "acme/topics:latest", "--data", str(rows_file)]).told
     assert "Quality on 60 test rows" in told
+    # The very file it was trained on; others are judged without a word.
+    assert "warning: these are the rows that acme/topics@1 was trained on" in told
     assert "Confusion matrix" in told
+
+
+def test_evaluate_on_other_rows_warns_of_nothing(graft: Graft, home: Path, rows_file: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh.csv"
+    fresh.write_text("".join(rows_file.read_text().splitlines(keepends=True)[:31]))
+    done = graft(["evaluate", "acme/topics", "--data", str(fresh)])
+    assert (done.code, done.err) == (0, "")
 
 
 def test_evaluate_refuses_labels_it_does_not_know(graft: Graft, home: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from graftwork.cli.options import (
 from graftwork.cli.session import services
 
 if TYPE_CHECKING:
+    from graftwork.data.findings import Finding
     from graftwork.evaluation.results import Evaluation
     from graftwork.registry.versions import AdapterVersion
     from graftwork.serving.request import Classified
@@ -136,11 +137,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a published adapter on labelled rows."""
-    from graftwork.cli.console import print_json
+    from graftwork.cli.console import print_findings, print_json
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
 
-    rows = clean_dataset(read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter))
+    given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
+    rows = clean_dataset(given)
     with services() as opened:
         version = opened.catalog.resolve(reference)
         truth = _class_indices(version, rows.labels, rows.rows, rows.source)
@@ -158,6 +160,8 @@ def evaluate(
     if as_json:
         print_json({"model": version.reference, "digest": version.digest, "evaluation": result})
     else:
+        if given.digest == version.manifest.dataset.digest:
+            print_findings([_seen_before(version, len(given))])
         _print_evaluation(version.reference, result)
 
 
@@ -224,6 +228,18 @@ def _class_indices(version: AdapterVersion, labels: Any, rows: Any, source: str)
             remedy=f"Its labels are {', '.join(version.labels[:20])}{' …' if len(version.labels) > 20 else ''}.",
         )
     return np.array([order[label] for label in labels], dtype=np.int64)
+
+
+def _seen_before(version: AdapterVersion, count: int) -> Finding:
+    from graftwork.data.findings import Finding
+
+    return Finding(
+        code="seen-in-training",
+        severity="warning",
+        message=f"these are the rows that {version.reference} was trained on: it does better on them than on others",
+        count=count,
+        remedy="Judge on rows it has not seen; graft report shows how it did on those that were held out.",
+    )
 
 
 def _print_evaluation(name: str, result: Evaluation) -> None:
