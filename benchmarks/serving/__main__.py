@@ -45,6 +45,7 @@ def main() -> None:
             threads=options.threads,
             dtype=options.dtype,
             dtypes=tuple(options.dtypes),
+            registered=tuple(options.registered),
             compiled=not options.eager,
         ),
         **({"rounds": options.repeats} if options.repeats else {}),
@@ -93,6 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dtype", default=Setting.dtype, help="of the engine and the server")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every candidate")
     parser.add_argument("--dtypes", nargs="+", default=Setting.dtypes, help="of the comparisons of forwards")
+    parser.add_argument("--registered", nargs="+", type=int, default=Setting.registered, help="sizes of registries")
     parser.add_argument("--eager", action="store_true", help="without compiled networks of ours")
     parser.add_argument("--repeats", type=int, help="how often each candidate is measured, in turn with the others")
     options = parser.parse_args()

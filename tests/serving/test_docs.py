@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
 @pytest.mark.parametrize(
-    "name", ["batch", "cache", "deadlines", "delta", "loading", "stats", "step_times", "texts", "trunk"]
+    "name", ["batch", "cache", "deadlines", "delta", "loading", "stats", "step_times", "texts", "trunk", "updates"]
 )
 def test_examples_in_docstrings(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"graftwork.serving.{name}"))
