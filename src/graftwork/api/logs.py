@@ -7,6 +7,7 @@ import logging
 from datetime import UTC, datetime
 from typing import TextIO
 
+_WRITE = json.JSONEncoder(ensure_ascii=False).encode
 _FIELDS = ("request_id", "route", "method", "status", "ms")
 
 
@@ -24,13 +25,15 @@ class JsonFormatter(logging.Formatter):
         line.update({name: record.__dict__[name] for name in _FIELDS if name in record.__dict__})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _WRITE(line)
 
 
 def log_to(stream: TextIO, level: int = logging.INFO) -> None:
     """Send the server's logs, access lines included, to `stream`. For entry points; nothing else configures logging."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
+    # No line says them, and finding them out for each costs as much as writing it.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in ("graftwork", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
