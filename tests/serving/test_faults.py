@@ -125,6 +125,22 @@ def test_a_caller_whose_callback_fails_harms_nobody(engine: Engine, adapters: li
     assert engine.ready() == (True, "")
 
 
+def test_who_is_late_is_told_by_the_future_also_when_the_text_is_known(
+    bert: TextBackbone, adapters: list[Made]
+) -> None:
+    engine = Engine(lambda _: bert, {adapter.digest: adapter.artifact for adapter in adapters}.__getitem__)
+    engine.start()
+    try:
+        is_right(adapters[0], TEXTS, ask(engine, adapters[0]).result(timeout=WAIT))
+        is_right(adapters[0], TEXTS, ask(engine, adapters[0]).result(timeout=WAIT))
+        late = ask(engine, adapters[0], deadline=time.monotonic() - 1)
+        with pytest.raises(DeadlineExceeded):
+            late.result(timeout=WAIT)
+        assert engine.stats().refusals == {"deadline-exceeded": 1}
+    finally:
+        engine.close(drain=False)
+
+
 def test_when_the_thread_dies_those_that_load_are_told_too_and_closing_returns(
     bert: TextBackbone, adapters: list[Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from graftwork.errors import DeadlineExceeded, GraftworkError
+from graftwork.errors import GraftworkError
 from graftwork.serving.adapters import AdapterCache, LoadedAdapter
 from graftwork.serving.bases import Base, Bases
 from graftwork.serving.cache import ActivationCache, embedding_domain
@@ -110,7 +110,8 @@ class Admission:
         Such a request takes no place in the queue, and no turn: it keeps nobody waiting.
         """
         base = self._bases.get(wish.base)
-        if base is None:
+        # Who is late already is told by a future that fails, as everybody who is late.
+        if base is None or (wish.deadline is not None and time.monotonic() >= wish.deadline):
             return None
         adapter = None
         if wish.adapter is not None:
@@ -122,8 +123,6 @@ class Admission:
         if found is None:
             return None
         self._scheduler.check(len(texts))
-        if wish.deadline is not None and time.monotonic() >= wish.deadline:
-            raise DeadlineExceeded("the deadline passed before the request was computed")
         vectors = np.array([vector for vector, _ in found])
         tokens = sum([tokens for _, tokens in found])
         future: Future[Any] = Future()
