@@ -16,9 +16,9 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks.serving.engine_load import Load, Outcome, send
 from benchmarks.serving.fifo import Fifo, Timed
 from benchmarks.serving.made import lora
-from benchmarks.serving.open_loop import Load, Outcome, send
 from benchmarks.serving.registries import open_backbone
 from benchmarks.serving.report import Bar, Table
 from benchmarks.serving.setting import Setting

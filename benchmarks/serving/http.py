@@ -99,7 +99,7 @@ class Bench:
 
     def serve(self, *options: str) -> AbstractContextManager[Server]:
         """`graft serve` over the registry."""
-        return graft_serve(self.home, self.setting.dtype, *options)
+        return graft_serve(self.home, self.setting, *options)
 
     def bodies(self, name: str, kind: str, groups: Sequence[Sequence[str]]) -> Path:
         """A file with a body a line, each for an adapter of a tenant drawn at random."""
@@ -143,7 +143,7 @@ class Bench:
     def open(self, server: Server, bodies: Path, rate: float) -> Load:
         """A fixed rate of requests, whatever the server does."""
         host, port = server.address
-        module = [sys.executable, "-m", "benchmarks.serving.openloop"]
+        module = [sys.executable, "-m", "benchmarks.serving.http_load"]
         return _measured(server, [*module, host, str(port), str(bodies), str(rate), str(self.setting.seconds), "256"])
 
     @cached_property
@@ -174,9 +174,9 @@ class Bench:
         """Ask until compiled code answers everything, and every tenant has been there."""
         end = time.monotonic() + _WARM_SECONDS
         while time.monotonic() < end:
-            before = server.metric("graftwork_engine_eager_batches_total")
+            before = server.metric("eager_batches_total")
             self.closed(server, self.unique("warm", 4, kind=kind), self.setting.connections, 3)
-            if server.metric("graftwork_engine_eager_batches_total") == before:
+            if server.metric("eager_batches_total") == before:
                 return
 
 
@@ -202,11 +202,11 @@ def cpu(bench: Bench) -> Iterator[Table]:
     table = Table(f"Unique texts of {setting.text_tokens} tokens, {setting.resident:,} tenants, LoRA", COLUMNS)
     with bench.serve() as server:
         bench.warm(server, "lora")
-        eager = server.metric("graftwork_engine_eager_batches_total")
+        eager = server.metric("eager_batches_total")
         full = bench.closed(server, bench.unique("full", setting.seconds), setting.connections)
-        compiled = server.metric("graftwork_engine_compiled_batches_total")
+        compiled = server.metric("compiled_batches_total")
         table.lines["closed loop"] = full.line()
-        eager = server.metric("graftwork_engine_eager_batches_total") - eager
+        eager = server.metric("eager_batches_total") - eager
         for share in (0.5, 0.8):
             load = bench.open(server, bench.unique(f"open{share}", setting.seconds), share * full.rate)
             table.lines[f"open loop at {share:.0%}"] = load.line()
@@ -235,7 +235,7 @@ def repeated(bench: Bench, *options: str) -> Iterator[Table]:
     with bench.serve(*options) as server:
         sample = ask(server, drawn)
         end = time.monotonic() + _WARM_SECONDS
-        while server.metric("graftwork_engine_cache_entries") < len(known) and time.monotonic() < end:
+        while server.metric("cache_entries") < len(known) and time.monotonic() < end:
             bench.closed(server, everything, 8, 5)
         bench.closed(server, drawn, setting.connections, 3)
         full = bench.closed(server, drawn, setting.connections)

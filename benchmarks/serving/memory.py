@@ -13,7 +13,7 @@ import httpx
 
 from benchmarks.serving.registries import open_backbone, registry_of, tenant
 from benchmarks.serving.report import Bar, Figure, Table
-from benchmarks.serving.server_process import Server, server
+from benchmarks.serving.servers import Server, graft_serve
 from benchmarks.serving.setting import Setting
 from benchmarks.serving.texts import Texts
 
@@ -51,7 +51,7 @@ def _active(setting: Setting, homes: dict[int, Path], texts: Texts) -> Table:
 
 def _growth(setting: Setting, home: Path, texts: Texts, *, compiled: bool) -> Sequence[Figure]:
     start = time.perf_counter()
-    with server(setting, home, compiled=compiled) as running, httpx.Client(timeout=60) as client:
+    with graft_serve(home, setting, compiled=compiled) as running, httpx.Client(timeout=60) as client:
         ready = time.perf_counter() - start
         embed = {"model": "bench", "input": texts.unique(32, setting.text_tokens)}
         for _ in range(20):
@@ -94,7 +94,7 @@ def _long_run(setting: Setting, home: Path, texts: Texts) -> Table:
     names = [tenant(number) for number in range(setting.resident)]
     samples: list[float] = []
     asked = 0
-    with server(setting, home, _EVICTING, compiled=False) as running:
+    with graft_serve(home, setting, *_EVICTING, compiled=False) as running:
         # The first pass fills every bound: the first half begins after it.
         _ask(running, [f"{name}/lora" for name in names], texts.unique(len(names), setting.text_tokens))
         end = time.monotonic() + seconds

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from benchmarks.serving.setting import Setting
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _EMPTY = """
 import socket, sys, uvicorn
@@ -57,16 +59,29 @@ class Server:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
+    def resident(self) -> int:
+        """Bytes of its memory that are in RAM."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
     def metric(self, name: str) -> float:
-        """A number of `/metrics`."""
-        found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
+        """A number of `/metrics` that has no labels, without the prefix of the engine's."""
+        text = httpx.get(f"{self.url}/metrics", timeout=60).text
+        found = re.search(rf"^graftwork_engine_{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
 
 @contextmanager
-def graft_serve(home: Path, dtype: str, *options: str) -> Iterator[Server]:
+def graft_serve(home: Path, setting: Setting, *options: str, compiled: bool = True) -> Iterator[Server]:
     """`graft serve` over the registry in `home`, with its default flags and log lines into a file."""
-    environment = os.environ | {"GRAFT_HOME": str(home), "GRAFT_DTYPE": dtype}
+    environment = os.environ | {
+        "GRAFT_HOME": str(home.absolute()),
+        "GRAFT_DTYPE": setting.dtype,
+        "GRAFT_COMPILE": str(compiled),
+        "OMP_NUM_THREADS": str(setting.threads),
+    }
     command = [str(Path(sys.executable).with_name("graft")), "serve", "--port", "0", "--json", *options]
     with (home / "serve.log").open("wb") as log, _running(command, environment, log.fileno()) as server:
         yield server

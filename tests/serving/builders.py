@@ -20,7 +20,7 @@ from graftwork.registry.artifact import DELTA, DELTA_CONFIG, HEAD, Artifact
 from graftwork.registry.manifest import DatasetRecord, FileEntry, Manifest, TensorSpec
 from graftwork.serving.adapters import LoadedAdapter, load_adapter
 from graftwork.serving.delta import adaptable
-from graftwork.serving.request import AdapterKey
+from graftwork.serving.keys import AdapterKey
 
 TEXTS = (
     "the quick brown fox",

@@ -23,7 +23,7 @@ from graftwork.serving.cache import (
     text_digest,
     trunk_domain,
 )
-from graftwork.serving.request import AdapterKey
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.stats import Meter
 
 WIDTH = 16

@@ -21,7 +21,7 @@ from graftwork.serving.compiled.variant import Variant, variant_key
 from graftwork.serving.compiled.worker import LIBRARY
 from graftwork.serving.delta import Delta, LowRank, adaptable
 from graftwork.serving.forward import Forward
-from graftwork.serving.request import AdapterKey
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.stacked import StackedAdapters
 from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Plan

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.serving.request import AdapterKey
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.trunk import Body, share_trunk
 
 LAYERS = 6

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from graftwork.serving.delta import Delta, LowRank, Place
-from graftwork.serving.request import AdapterKey
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.stacked import Lease, SlotReassigned, StackedAdapters
 from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Application, Updates, segments_of

@@ -11,7 +11,7 @@ import pytest
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.errors import DeadlineExceeded
 from graftwork.serving.engine import Engine, EngineLimits
-from graftwork.serving.request import AdapterKey
+from graftwork.serving.keys import AdapterKey
 from tests.serving.builders import TEXTS, Made, Spec
 
 Ask = Callable[..., Any]

@@ -18,8 +18,8 @@ from graftwork.registry.artifact import Artifact
 from graftwork.serving.adapters import AdapterCache
 from graftwork.serving.delta import adaptable
 from graftwork.serving.engine import Engine, EngineLimits
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.loading import LoaderPool
-from graftwork.serving.request import AdapterKey
 from graftwork.serving.stacked import StackedAdapters
 from graftwork.serving.stats import Meter
 from tests.serving.builders import TEXTS, Made, Spec

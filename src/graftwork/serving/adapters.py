@@ -21,8 +21,8 @@ from graftwork.backbones.belonging import check_belongs
 from graftwork.errors import ArtifactInvalid, GraftworkError, SettingsInvalid
 from graftwork.serving.delta import CONFIG, TENSORS, Delta, Place, read_delta
 from graftwork.serving.heads import Head
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.loading import LoaderPool, SingleFlight
-from graftwork.serving.request import AdapterKey
 from graftwork.serving.stats import Meter
 
 if TYPE_CHECKING:

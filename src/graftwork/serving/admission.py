@@ -18,7 +18,8 @@ from graftwork.errors import GraftworkError
 from graftwork.serving.adapters import AdapterCache, LoadedAdapter
 from graftwork.serving.bases import Base, Bases
 from graftwork.serving.cache import ActivationCache, embedding_domain
-from graftwork.serving.request import AdapterKey, Ask, Classified, Embedded, Pending, Row, engine_error
+from graftwork.serving.keys import AdapterKey
+from graftwork.serving.request import Ask, Classified, Embedded, Pending, Row, engine_error
 from graftwork.serving.scheduler import Scheduler
 from graftwork.serving.stats import Meter
 from graftwork.serving.texts import Texts

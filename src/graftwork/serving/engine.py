@@ -19,9 +19,10 @@ from graftwork.serving.admission import Admission, Wish
 from graftwork.serving.bases import Bases
 from graftwork.serving.cache import ActivationCache
 from graftwork.serving.forward import ForwardFactory, eager_forward
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.limits import EngineLimits
 from graftwork.serving.loading import LoaderPool
-from graftwork.serving.request import AdapterKey, Ask, Classified, Embedded
+from graftwork.serving.request import Ask, Classified, Embedded
 from graftwork.serving.scheduler import Scheduler
 from graftwork.serving.stats import EngineStats, Meter
 from graftwork.serving.step import Stepper

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import GraftworkError
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.texts import Texts
 
 if TYPE_CHECKING:
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 
 Vector = NDArray[np.float32]
 Matrix = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterKey:
-    """An adapter's identity everywhere in the engine; names are resolved before it and never seen by it.
-
-    Attributes:
-        digest: digest of the adapter.
-        base: fingerprint of the base model it runs on.
-    """
-
-    digest: str
-    base: str
 
 
 class Ask(NamedTuple):

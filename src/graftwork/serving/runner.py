@@ -18,8 +18,9 @@ from graftwork.errors import ArtifactInvalid, GraftworkError
 from graftwork.serving.cache import ActivationCache, embedding_domain
 from graftwork.serving.forward import Forward
 from graftwork.serving.heads import apply_heads, one_thread_a_product
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.pooling import pool_rows
-from graftwork.serving.request import AdapterKey, Matrix, Row, Vector
+from graftwork.serving.request import Matrix, Row, Vector
 from graftwork.serving.stacked import Lease, StackedAdapters
 from graftwork.serving.stats import Meter, Phase
 from graftwork.serving.trunk import Body, Trunks

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from graftwork.errors import SettingsInvalid
 from graftwork.serving.delta import Delta, LowRank
-from graftwork.serving.request import AdapterKey
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Application, Plan, Segments, segments_of
 

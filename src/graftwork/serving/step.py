@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from graftwork.errors import DeadlineExceeded, GraftworkError
 from graftwork.serving.bases import Bases
 from graftwork.serving.batch import Task
-from graftwork.serving.request import AdapterKey, engine_error
+from graftwork.serving.keys import AdapterKey
+from graftwork.serving.request import engine_error
 from graftwork.serving.runner import Outcome, Runner
 from graftwork.serving.scheduler import Scheduler
 from graftwork.serving.stacked import Lease, StackedAdapters

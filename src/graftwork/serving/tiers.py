@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from graftwork.serving.adapters import AdapterCache, LoadedAdapter
 from graftwork.serving.bases import Base, Bases
 from graftwork.serving.delta import Delta
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.loading import LoaderPool
-from graftwork.serving.request import AdapterKey
 
 _LOOKS = 100  # at idle adapters, while one becomes idle
 _MOST_SECONDS = 60.0  # between two looks

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from graftwork.serving.cache import ActivationCache, trunk_domain
 from graftwork.serving.forward import Forward
-from graftwork.serving.request import AdapterKey
+from graftwork.serving.keys import AdapterKey
 from graftwork.serving.stats import Meter
 
 if TYPE_CHECKING:

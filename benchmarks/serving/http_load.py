@@ -1,4 +1,4 @@
-"""An open-loop load generator in a process of its own: `python -m benchmarks.serving.openloop HOST PORT FILE ...`.
+"""An open-loop load generator in a process of its own: `python -m benchmarks.serving.http_load HOST PORT FILE ...`.
 
 Requests leave at random times of a fixed rate, whether or not earlier ones were answered, and each latency counts from
 the time at which its request was to leave: a server that stalls is charged for all that would have come meanwhile.

@@ -1,0 +1,18 @@
+"""What an adapter is known by in the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterKey:
+    """An adapter's identity everywhere in the engine; names are resolved before it and never seen by it.
+
+    Attributes:
+        digest: digest of the adapter.
+        base: fingerprint of the base model it runs on.
+    """
+
+    digest: str
+    base: str
