@@ -7,6 +7,9 @@ import os
 # Before anything imports Hugging Face libraries, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes that each want all cores wait for one another at full speed, and take many times as long.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
 
@@ -17,6 +20,7 @@ CACHE = TESTS.parent / ".cache" / "graftwork"
 LONGEST = ("journeys", "serving/test_compiled.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Share the tests out among processes: a file to one of them, all journeys to one, and the longest first."""
     for item in items:
