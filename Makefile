@@ -51,7 +51,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 test: check fetch
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder --cov --cov-report=term
 
 bench: fetch
 	$(BIN)/python -m benchmarks.train_from_csv
