@@ -12,34 +12,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from xdist.remote import Producer
-    from xdist.scheduler import LoadScopeScheduling
-
 TESTS = Path(__file__).parent
 CACHE = TESTS.parent / ".cache" / "graftwork"
-LONGEST = ("tests/journeys/", "tests/serving/test_compiled.py")
+LONGEST = "tests/serving/test_compiled.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, so that they are not what is left at the end."""
+    """The file that takes longest first, so that it is not what is left at the end."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Share tests out among processes by file, as fixtures are; all journeys to one, because they share a fixture."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            return "journeys" if nodeid.startswith("tests/journeys/") else nodeid.partition("::")[0]
-
-    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
