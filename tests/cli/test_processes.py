@@ -85,8 +85,11 @@ def test_ctrl_c_while_it_waits(tmp_path: Path) -> None:
 
 
 def test_shell_completion_offers_verbs_and_options() -> None:
-    shown = spawn_graft(["--show-completion", "bash"])
+    # Otherwise Typer looks for the shell among the parents of the process, which is not bash everywhere.
+    told = environment(_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    shown = spawn_graft(["--show-completion", "bash"], env=told)
     assert shown.code == 0
+    assert "_GRAFT_COMPLETE=complete_bash" in shown.out
     offered = {}
     for words in ("graft ev", "graft train --str"):
         asked = {"_GRAFT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}

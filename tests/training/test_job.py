@@ -172,7 +172,8 @@ def test_warnings_and_settings_are_in_the_manifest(bert: TextBackbone) -> None:
     assert {warning["code"] for warning in content["warnings"]} == {w.code for w in trained.report.warnings}
     assert content["warnings"]
     assert TrainingConfig.model_validate(content["settings"]) == PROBE
-    assert content["packages"]["torch"] == torch.__version__
+    # A build for CUDA says so in `torch.__version__` alone.
+    assert torch.__version__.startswith(content["packages"]["torch"])
 
 
 def test_too_few_rows_to_validate_on_are_refused_for_lora_and_told_by_auto(bert: TextBackbone) -> None:
