@@ -116,6 +116,8 @@ def test_every_bad_bound_of_a_server_is_told_at_once(graft: Graft) -> None:
         "-2",
         "--tenant-metrics",
         "-1",
+        "--lookup-grace-seconds",
+        "-5",
     ]
     told = graft([*line, "--json"])
     assert (told.code, told.error["code"]) == (2, "settings-invalid")
@@ -123,6 +125,7 @@ def test_every_bad_bound_of_a_server_is_told_at_once(graft: Graft) -> None:
         ("--slots", "is 0; it must be at least 1"),
         ("--host-mb", "is -1; it must be more than 0"),
         ("--idle-hours", "is nan; it must be more than 0"),
+        ("--lookup-grace-seconds", "is -5; it must be 0 or more"),
         ("--cache-mb", "is -2; it must be 0 or more"),
         ("--tenant-metrics", "is -1; it must be 0 or more"),
     ]

@@ -136,6 +136,7 @@ def serve(
     }
     not_below_zero = {
         "--drain-seconds": drain_seconds,
+        "--lookup-grace-seconds": lookup_grace_seconds,
         "--batch-ms": batch_ms,
         "--cache-mb": cache_mb,
         "--tenant-metrics": tenant_metrics,

@@ -23,7 +23,6 @@ _SEGMENT_COST = 100_000
 # From this share of adapted rows on, adding zeros to the others is cheaper than picking the adapted ones out.
 _WHOLE_BATCH_SHARE = 0.5
 
-
 # Each slot but 0 that rows have, and which rows they are: int64.
 Segments = Sequence[tuple[int, Tensor]]
 
