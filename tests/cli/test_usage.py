@@ -118,6 +118,8 @@ def test_every_bad_bound_of_a_server_is_told_at_once(graft: Graft) -> None:
         "-1",
         "--lookup-grace-seconds",
         "-5",
+        "--weight",
+        "acme=0",
     ]
     told = graft([*line, "--json"])
     assert (told.code, told.error["code"]) == (2, "settings-invalid")
@@ -128,4 +130,5 @@ def test_every_bad_bound_of_a_server_is_told_at_once(graft: Graft) -> None:
         ("--lookup-grace-seconds", "is -5; it must be 0 or more"),
         ("--cache-mb", "is -2; it must be 0 or more"),
         ("--tenant-metrics", "is -1; it must be 0 or more"),
+        ("--weight acme=0", "'0' is not a number above 0"),
     ]

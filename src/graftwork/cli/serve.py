@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,29 @@ if TYPE_CHECKING:
 
 _MEGABYTE = 2**20
 _HOUR = 3600
+_BOUNDS: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    (
+        (
+            *("max_inputs", "max_models", "max_text", "max_connections", "queue_texts"),
+            *("batch_tokens", "batch_rows", "slots", "loader_threads"),
+        ),
+        "at least 1",
+        lambda value: value >= 1,
+    ),
+    (
+        (
+            *("max_body_mb", "header_seconds", "body_seconds", "send_seconds", "idle_seconds", "request_seconds"),
+            *("slot_mb", "host_mb", "idle_hours", "load_seconds"),
+        ),
+        "more than 0",
+        lambda value: value > 0,
+    ),
+    (
+        ("drain_seconds", "lookup_grace_seconds", "batch_ms", "cache_mb", "tenant_metrics"),
+        "0 or more",
+        lambda value: value >= 0,
+    ),
+)
 _PYTHONS_OWN = (700, 10, 10)  # thresholds of the garbage collector; `graft` raises them for short runs
 
 
@@ -37,6 +60,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
+    context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
     preload: Annotated[
@@ -111,44 +135,8 @@ def serve(
     from graftwork.api.server import run_server
     from graftwork.serving.engine import EngineLimits
 
-    at_least_one = {
-        "--max-inputs": max_inputs,
-        "--max-models": max_models,
-        "--max-text": max_text,
-        "--max-connections": max_connections,
-        "--queue-texts": queue_texts,
-        "--batch-tokens": batch_tokens,
-        "--batch-rows": batch_rows,
-        "--slots": slots,
-        "--loader-threads": loader_threads,
-    }
-    above_zero = {
-        "--max-body-mb": max_body_mb,
-        "--header-seconds": header_seconds,
-        "--body-seconds": body_seconds,
-        "--send-seconds": send_seconds,
-        "--idle-seconds": idle_seconds,
-        "--request-seconds": request_seconds,
-        "--slot-mb": slot_mb,
-        "--host-mb": host_mb,
-        "--idle-hours": idle_hours,
-        "--load-seconds": load_seconds,
-    }
-    not_below_zero = {
-        "--drain-seconds": drain_seconds,
-        "--lookup-grace-seconds": lookup_grace_seconds,
-        "--batch-ms": batch_ms,
-        "--cache-mb": cache_mb,
-        "--tenant-metrics": tenant_metrics,
-    }
-    _refuse(
-        [
-            *(Problem(flag, f"is {value}; it must be at least 1") for flag, value in at_least_one.items() if value < 1),
-            *(_must_be(flag, value, "more than 0", value > 0) for flag, value in above_zero.items()),
-            *(_must_be(flag, value, "0 or more", value >= 0) for flag, value in not_below_zero.items()),
-        ]
-    )
-    weights = read_weights(weight or [])
+    weights, unread = read_weights(weight or [])
+    _refuse([*_beyond_bounds(context.params), *unread])
     gc.set_threshold(*_PYTHONS_OWN)
     if log:
         log_to(sys.stderr)
@@ -192,12 +180,16 @@ def serve(
         )
 
 
-def _must_be(flag: str, value: float, words: str, sound: bool) -> Problem | None:
-    return None if sound and math.isfinite(value) else Problem(flag, f"is {value:g}; it must be {words}")
+def _beyond_bounds(options: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the numbers among the options."""
+    for names, words, sound in _BOUNDS:
+        for name in names:
+            value = options[name]
+            if not (math.isfinite(value) and sound(value)):
+                yield Problem(f"--{name.replace('_', '-')}", f"is {value:g}; it must be {words}")
 
 
-def _refuse(found: Sequence[Problem | None]) -> None:
-    problems = [problem for problem in found if problem is not None]
+def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
         raise SettingsInvalid(
             "the server cannot run with these options",
