@@ -53,10 +53,10 @@ class _InOrder:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, pending: Pending) -> None:
+    def add(self, pending: Pending, _: float) -> None:
         self._waiting.append(pending)
 
-    def compose(self) -> list[Task]:
+    def compose(self, _: float) -> list[Task]:
         draft = Draft(*self._bounds)
         while self._waiting and not draft.full:
             pending = self._waiting[0]

@@ -85,7 +85,7 @@ def compiled_networks(folder: Path) -> Iterator[Compiled]:
         compiled.forward._asked.add(variant)
         other.start(source_of(compiled), variant, compiled.forward)
     for compiler in (compiled.compiler, other):
-        compiler.settle(300)
+        compiler.settle(900)
     assert len(compiled.forward) == 4
     yield compiled
     for compiler in (compiled.compiler, other):

@@ -29,6 +29,9 @@ from tests.backbones.tiny import save_model
 from tests.serving.builders import TEXTS, Made, Spec
 from tests.serving.compiling import LAYERS, Compiled, compiled_networks, open_compiled, source_of
 
+# The compiler gives way to everything else on the machine: beside other work it takes minutes.
+pytestmark = pytest.mark.timeout(1200)
+
 PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from graftwork.errors import SettingsInvalid
 from graftwork.serving.batch import Task
+from graftwork.serving.composer import PROMPT_SECONDS, PROMPT_SHARE
 from graftwork.serving.limits import EngineLimits
 from graftwork.serving.request import Pending
-from tests.serving.queues import Machine, padded, request, scheduler
+from tests.serving.queues import Clock, Machine, padded, request, scheduler
 
 BATCH_TOKENS = 256
 QUANTUM = 32
@@ -158,26 +159,52 @@ def test_a_pause_earns_no_credit_and_leaving_pays_no_debt() -> None:
     assert counters.counters()["debtor"] >= 16 * 16
 
 
-def test_a_batch_for_who_just_came_is_short_while_the_time_for_that_lasts() -> None:
-    served = machine(batch_tokens=1024, batch_rows=64, quantum=128)
+def flooded(clock: Clock, requests: int) -> Machine:
+    """A machine whose steps were measured, with a backlog of one tenant."""
+    served = machine(batch_tokens=1024, batch_rows=64, quantum=128, clock=clock)
     for rows in range(1, 30):
         request(served.queue, "early", lengths=(16,) * rows)
         served.step()
-    prompt = full = 0
-    for _ in range(700):
+    for _ in range(requests):
         request(served.queue, "flood", lengths=(16,) * 64)
     served.step()
+    return served
+
+
+def test_a_batch_for_who_just_came_is_short_while_the_time_for_that_lasts() -> None:
+    clock = Clock()
+    served = flooded(clock, 700)
+    whole = served.fixed + served.per_token * 1024
+    prompt = full = 0
     start = served.seconds
     for _ in range(300):
         request(served.queue, "quiet", lengths=(16,))
+        clock.now += whole  # a batch had just begun when it came
         while (tasks := served.step()) and "quiet" not in tenants_of(tasks):
             pass
         prompt += len(tasks) == 1
         full += len(tasks) > 1
     assert prompt > 10
     assert full > 10
-    # One prompt batch costs one step more, whose fixed part is given up: a twentieth of the time in all.
-    assert prompt * served.fixed <= 0.05 * (served.seconds - start) + 0.05 * 10
+    # One prompt batch costs one step more, whose fixed part is given up: a part of the time in all.
+    assert prompt * served.fixed * 63 / 64 <= PROMPT_SHARE * (served.seconds - start + PROMPT_SECONDS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(waited=st.floats(0, 1))
+def test_others_get_what_is_left_of_a_batchs_time_since_somebody_came(waited: float) -> None:
+    clock = Clock()
+    served = flooded(clock, 4)
+    whole = served.fixed + served.per_token * 1024
+    request(served.queue, "quiet", lengths=(16,))
+    clock.now += waited * whole
+    before = served.seconds
+    assert "quiet" in tenants_of(tasks := served.step())
+    row = served.per_token * 16
+    alone = served.fixed + row
+    left = max(alone, (1 - waited) * whole)
+    assert left - row - 0.03 * whole <= served.seconds - before <= left + 0.03 * whole
+    assert len(tasks) == 1 or "flood" in tenants_of(tasks)
 
 
 def test_without_a_backlog_who_just_came_gets_whole_batches() -> None:

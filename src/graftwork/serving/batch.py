@@ -44,6 +44,11 @@ class Draft:
     longest: int = 0
     full: bool = False
 
+    @property
+    def padded(self) -> int:
+        """The tokens that are computed for what it holds."""
+        return len(self.tasks) * self.longest
+
     def take(self, pending: Pending, length_class: int, allowance: int) -> int:
         """Take a request's rows of a length class until they have spent the allowance; returns their tokens."""
         taken = 0

@@ -9,9 +9,9 @@ from graftwork.serving.batch import CLASSES_TOGETHER, Draft, Task, length_class,
 from graftwork.serving.lanes import Group, Lane, Lanes
 from graftwork.serving.step_times import StepTimes
 
-# Part of the time that may be given up so that tenants who just came are not kept waiting by a full batch around
-# them. It is the price that serving fairly may have beside serving in order of arrival, over any ten seconds.
-PROMPT_SHARE = 0.05
+# Part of the time that may be given up so that tenants who just came are answered within one full batch of their
+# coming. It is the price that serving fairly may have beside serving in order of arrival, over any ten seconds.
+PROMPT_SHARE = 0.04
 PROMPT_SECONDS = 10.0
 
 
@@ -43,8 +43,8 @@ class Composer:
         self._times: defaultdict[str, StepTimes] = defaultdict(StepTimes)
         self._prompt_credit = 0.0
 
-    def compose(self) -> list[Task]:
-        """The next batch; empty when nothing waits.
+    def compose(self, now: float) -> list[Task]:
+        """The next batch; empty when nothing waits. `now` is of the clock that `Lanes.add` was told.
 
         The tenant with the least counter opens it with its oldest request, so that none starves, whatever it asks for;
         then turns go to the least counter among those with rows of the batch's lengths.
@@ -55,7 +55,7 @@ class Composer:
             opening = None if oldest is None else oldest.longest_class
             if oldest is None or opening is None:
                 continue  # it was cancelled this moment
-            tasks = self._fill(lane, Group(oldest.base, opening))
+            tasks = self._fill(lane, Group(oldest.base, opening), now)
             if tasks:
                 longest = _longest(tasks)
                 padding: Counter[str] = Counter()
@@ -85,20 +85,29 @@ class Composer:
         self.lanes.settle()
         self._prompt_credit = min(self._prompt_credit + PROMPT_SHARE * seconds, PROMPT_SHARE * PROMPT_SECONDS)
 
-    def _fill(self, opener: Lane, opening: Group) -> list[Task]:
+    def _fill(self, opener: Lane, opening: Group, now: float) -> list[Task]:
         times = self._times[opening.base]
         groups = self._together(opening, times)
-        draft = Draft(self._tokens(times, groups[-1].length_class), self._batch_rows)
-        prompt = not opener.served and times.fixed <= self._prompt_credit
-        before = self.lanes.turns
+        highest = groups[-1].length_class
+        draft = Draft(self._tokens(times, highest), self._batch_rows)
+        full = min(draft.tokens, draft.rows * longest_of(highest))
+        room = full
+        if not opener.served and times.fixed <= self._prompt_credit:
+            room = times.tokens_within(highest, times.seconds(highest, full) - (now - opener.since)) or 0
+        newcomers = {opener}
         self.lanes.turn(opener, opening, draft, self._quantum)
         while not draft.full and (first := self.lanes.first(groups)) is not None:
             lane, group = first
-            if prompt and 0 < lane.served <= before:
-                # What is left out costs the fixed part of a step once more.
-                self._prompt_credit -= times.fixed
-                break
-            self.lanes.turn(lane, group, draft, self._quantum)
+            quantum = self._quantum
+            if not lane.served:
+                newcomers.add(lane)
+            if room < full and lane not in newcomers:
+                quantum = min(quantum, room - draft.padded)
+                if quantum < draft.longest:
+                    # What is left out costs its part of a step's fixed part once more.
+                    self._prompt_credit -= times.fixed * max(0.0, 1 - draft.padded / full)
+                    break
+            self.lanes.turn(lane, group, draft, quantum)
         return draft.tasks
 
     def _together(self, opening: Group, times: StepTimes) -> list[Group]:

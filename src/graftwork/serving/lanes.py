@@ -34,6 +34,7 @@ class Lane:
         weight: its share beside the others'.
         counter: tokens it was given, divided by the weight.
         start: the counter when it became busy; refunds never take it lower.
+        since: when it became busy.
         served: number of its last turn; 0 when it had none since it became busy.
         requests: its requests, oldest first; some may have ended.
         groups: the same by group; a request is in each of the groups of its rows.
@@ -44,6 +45,7 @@ class Lane:
     weight: float
     counter: float
     start: float
+    since: float
     served: int = 0
     requests: deque[Pending] = field(default_factory=deque)
     groups: dict[Group, deque[Pending]] = field(default_factory=dict)
@@ -90,9 +92,9 @@ class Lanes:
         """The counter of each tenant with rows that wait."""
         return {tenant: lane.counter for tenant, lane in self._busy.items()}
 
-    def add(self, pending: Pending) -> None:
+    def add(self, pending: Pending, now: float) -> None:
         """Line up a request that was tokenised."""
-        lane = self._busy.get(pending.tenant) or self._join(pending.tenant)
+        lane = self._busy.get(pending.tenant) or self._join(pending.tenant, now)
         lane.requests.append(pending)
         for length_class, rows in pending.waiting.items():
             group = Group(pending.base, length_class)
@@ -155,9 +157,9 @@ class Lanes:
             if self._gone.get(tenant) == counter:
                 del self._gone[tenant]
 
-    def _join(self, tenant: str) -> Lane:
+    def _join(self, tenant: str, now: float) -> Lane:
         start = max(self._gone.pop(tenant, 0.0), self._least)
-        lane = self._busy[tenant] = Lane(tenant, self._weights.get(tenant, 1.0), start, start)
+        lane = self._busy[tenant] = Lane(tenant, self._weights.get(tenant, 1.0), start, start, now)
         return lane
 
     def _keep(self, tenant: str, counter: float) -> None:

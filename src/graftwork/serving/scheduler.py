@@ -109,7 +109,7 @@ class Scheduler:
             pending.tokenised(rows, [length_class(len(row.ids)) for row in rows])
         with self._lock:
             for pending, _ in ready:
-                self._composer.lanes.add(pending)
+                self._composer.lanes.add(pending, self._clock())
             self._came.notify()
 
     def take(self, timeout: float) -> list[Task]:
@@ -127,7 +127,7 @@ class Scheduler:
         for pending in expired:
             pending.fail(DeadlineExceeded("the deadline passed before the request was computed"))
         with self._lock:
-            tasks = self._composer.compose()
+            tasks = self._composer.compose(self._clock())
         started = time.monotonic()
         for task in tasks:
             task.pending.started = task.pending.started or started
