@@ -126,7 +126,9 @@ class _Bench:
 def _bench(setting: Setting) -> Iterator[_Bench]:
     backbone = open_backbone(setting)
     compiler = Compiler((setting.store / "compiled").absolute())
-    # As `graft serve` does when it is ready.
+    # As `graft serve` does.
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*thresholds[:2], 50)
     gc.collect()
     gc.freeze()
     try:
@@ -134,6 +136,7 @@ def _bench(setting: Setting) -> Iterator[_Bench]:
     finally:
         compiler.close()
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 def _beside_a_flood(bench: _Bench, mix: Mix) -> Table:

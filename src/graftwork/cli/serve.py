@@ -43,7 +43,9 @@ _BOUNDS: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
         lambda value: value >= 0,
     ),
 )
-_PYTHONS_OWN = (700, 10, 10)  # thresholds of the garbage collector; `graft` raises them for short runs
+# Thresholds of the garbage collector. `graft` raises them for short runs; the first two are Python's own. The last
+# makes full collections rare: they stop every thread, the longer the more requests wait.
+_COLLECTOR = (700, 10, 50)
 
 
 def register(app: typer.Typer) -> None:
@@ -137,7 +139,7 @@ def serve(
 
     weights, unread = read_weights(weight or [])
     _refuse([*_beyond_bounds(context.params), *unread])
-    gc.set_threshold(*_PYTHONS_OWN)
+    gc.set_threshold(*_COLLECTOR)
     if log:
         log_to(sys.stderr)
     with services() as opened:

@@ -9,8 +9,8 @@ from graftwork.serving.batch import CLASSES_TOGETHER, Draft, Task, length_class,
 from graftwork.serving.lanes import Group, Lane, Lanes
 from graftwork.serving.step_times import StepTimes
 
-# Part of the time that may be given up so that tenants who just came are answered within one full batch of their
-# coming. It is the price that serving fairly may have beside serving in order of arrival, over any ten seconds.
+# Part of the time that may be given up so that who asks for less than its share is answered within one full batch of
+# its coming. It is the price that serving fairly may have beside serving in order of arrival, over any ten seconds.
 PROMPT_SHARE = 0.04
 PROMPT_SECONDS = 10.0
 
@@ -35,7 +35,7 @@ class Composer:
         batch_seconds: float,
         quantum: int,
     ) -> None:
-        self.lanes = Lanes(weights)
+        self.lanes = Lanes(weights, credit=batch_tokens)
         self._batch_tokens = batch_tokens
         self._batch_rows = batch_rows
         self._batch_seconds = batch_seconds
@@ -55,7 +55,7 @@ class Composer:
             opening = None if oldest is None else oldest.longest_class
             if oldest is None or opening is None:
                 continue  # it was cancelled this moment
-            tasks = self._fill(lane, Group(oldest.base, opening), now)
+            tasks = self._fill(lane, Group(oldest.base, opening), now - oldest.lined_up)
             if tasks:
                 longest = _longest(tasks)
                 padding: Counter[str] = Counter()
@@ -85,23 +85,20 @@ class Composer:
         self.lanes.settle()
         self._prompt_credit = min(self._prompt_credit + PROMPT_SHARE * seconds, PROMPT_SHARE * PROMPT_SECONDS)
 
-    def _fill(self, opener: Lane, opening: Group, now: float) -> list[Task]:
+    def _fill(self, opener: Lane, opening: Group, waited: float) -> list[Task]:
         times = self._times[opening.base]
         groups = self._together(opening, times)
         highest = groups[-1].length_class
         draft = Draft(self._tokens(times, highest), self._batch_rows)
         full = min(draft.tokens, draft.rows * longest_of(highest))
         room = full
-        if not opener.served and times.fixed <= self._prompt_credit:
-            room = times.tokens_within(highest, times.seconds(highest, full) - (now - opener.since)) or 0
-        newcomers = {opener}
+        if not self._has_backlog(opener) and times.fixed <= self._prompt_credit:
+            room = times.tokens_within(highest, times.seconds(highest, full) - waited) or 0
         self.lanes.turn(opener, opening, draft, self._quantum)
         while not draft.full and (first := self.lanes.first(groups)) is not None:
             lane, group = first
             quantum = self._quantum
-            if not lane.served:
-                newcomers.add(lane)
-            if room < full and lane not in newcomers:
+            if room < full and lane is not opener and self._has_backlog(lane):
                 quantum = min(quantum, room - draft.padded)
                 if quantum < draft.longest:
                     # What is left out costs its part of a step's fixed part once more.
@@ -109,6 +106,10 @@ class Composer:
                     break
             self.lanes.turn(lane, group, draft, quantum)
         return draft.tasks
+
+    def _has_backlog(self, lane: Lane) -> bool:
+        """Whether a tenant has had its turn, and its share, and still waits."""
+        return lane.served > 0 and lane.counter >= self.lanes.level
 
     def _together(self, opening: Group, times: StepTimes) -> list[Group]:
         """The groups that share the opener's batch: neighbouring lengths, the opener's among them.

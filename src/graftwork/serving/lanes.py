@@ -1,8 +1,9 @@
 """Whose turn it is: virtual token counters (arXiv 2401.00588), kept so that no turn looks at all tenants.
 
-Each tenant has a counter of the tokens it was given, divided by its weight; the least counter goes first. Who becomes
-busy starts no lower than the least of those who are, so that a pause earns no credit; what a counter says is kept
-after its tenant has left, so that leaving pays no debt.
+Each tenant has a counter of the tokens it was given, divided by its weight; the least counter goes first. The level is
+the highest that the least counter of the busy has been. Who becomes busy starts a credit of a few tokens below it, and
+no lower, so that who asks for less than its share goes before those with a backlog, and a pause earns no more than
+that; what a counter says is kept after its tenant has left, so that leaving pays no debt.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ class Lane:
         weight: its share beside the others'.
         counter: tokens it was given, divided by the weight.
         start: the counter when it became busy; refunds never take it lower.
-        since: when it became busy.
         served: number of its last turn; 0 when it had none since it became busy.
         requests: its requests, oldest first; some may have ended.
         groups: the same by group; a request is in each of the groups of its rows.
@@ -45,7 +45,6 @@ class Lane:
     weight: float
     counter: float
     start: float
-    since: float
     served: int = 0
     requests: deque[Pending] = field(default_factory=deque)
     groups: dict[Group, deque[Pending]] = field(default_factory=dict)
@@ -71,16 +70,21 @@ class Lanes:
 
     Args:
         weights: of tenants; 1 for those that are not named.
+        credit: how far below the level a tenant may start.
+
+    Attributes:
+        level: the highest that the least counter of the busy has been; `credit` at first, so that counters start at 0.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float], credit: int) -> None:
         self._weights = weights
+        self._credit = credit
+        self.level = float(credit)
         self._busy: dict[str, Lane] = {}
         self._heaps: dict[Group, list[_Entry]] = {}
         self._rows: Counter[Group] = Counter()
         self._tickets = itertools.count(1)
-        self.turns = 0
-        self._least = 0.0
+        self._turns = 0
         self._gone: dict[str, float] = {}
         self._gone_by_counter: list[tuple[float, str]] = []
         self._last_gone = ""
@@ -94,7 +98,8 @@ class Lanes:
 
     def add(self, pending: Pending, now: float) -> None:
         """Line up a request that was tokenised."""
-        lane = self._busy.get(pending.tenant) or self._join(pending.tenant, now)
+        pending.lined_up = now
+        lane = self._busy.get(pending.tenant) or self._join(pending.tenant)
         lane.requests.append(pending)
         for length_class, rows in pending.waiting.items():
             group = Group(pending.base, length_class)
@@ -118,8 +123,8 @@ class Lanes:
 
     def turn(self, lane: Lane, group: Group, draft: Draft, quantum: int) -> None:
         """Move a tenant's rows of a group into a batch, oldest request first, up to a quantum of tokens."""
-        self.turns += 1
-        lane.served = self.turns
+        self._turns += 1
+        lane.served = self._turns
         waiting = lane.groups[group]
         taken = 0
         while waiting and taken < quantum and not draft.full:
@@ -149,17 +154,18 @@ class Lanes:
             self._keep(tenant, self._gone[tenant] + amount)
 
     def settle(self) -> None:
-        """Find the level at which tenants start, and forget those that would start there anyway."""
+        """Find the level anew, and forget those that left and would start at its credit below it anyway."""
         first = self.first()
-        self._least = first[0].counter if first is not None else self._gone.get(self._last_gone, self._least)
-        while self._gone_by_counter and self._gone_by_counter[0][0] <= self._least:
+        least = first[0].counter if first is not None else self._gone.get(self._last_gone, self.level)
+        self.level = max(self.level, least)
+        while self._gone_by_counter and self._gone_by_counter[0][0] <= self.level - self._credit:
             counter, tenant = heapq.heappop(self._gone_by_counter)
             if self._gone.get(tenant) == counter:
                 del self._gone[tenant]
 
-    def _join(self, tenant: str, now: float) -> Lane:
-        start = max(self._gone.pop(tenant, 0.0), self._least)
-        lane = self._busy[tenant] = Lane(tenant, self._weights.get(tenant, 1.0), start, start, now)
+    def _join(self, tenant: str) -> Lane:
+        start = max(self._gone.pop(tenant, 0.0), self.level - self._credit)
+        lane = self._busy[tenant] = Lane(tenant, self._weights.get(tenant, 1.0), start, start)
         return lane
 
     def _keep(self, tenant: str, counter: float) -> None:

@@ -116,6 +116,7 @@ class Pending:
         future: the caller's handle.
         rows: the tokenised texts; empty until `tokenised`.
         waiting: indices of the rows that wait for a batch, by length class; the scheduler's, under its lock.
+        lined_up: when its rows began to wait, by the scheduler's clock.
         admitted: `time.monotonic()` of admission.
         started: `time.monotonic()` of its first batch.
     """
@@ -143,6 +144,7 @@ class Pending:
         self.admitted = time.monotonic()
         self.started: float | None = None
         self.waiting: dict[int, deque[int]] = {}
+        self.lined_up = 0.0
         self._vectors: list[Vector | None] = []
         self._missing = 0
         self._settled = False
