@@ -136,6 +136,11 @@ class FakeServices:
         self.catalog.__init__()
 
 
+def _classified(adapter: str, texts: Sequence[str]) -> Classified:
+    logits = np.log(np.array([[0.25, 0.5, 0.25]] * len(texts), dtype=np.float32))
+    return Classified(LABELS, logits, adapter, 5 * len(texts), 0.0)
+
+
 class FakeEngine:
     """Answers at once, or raises `refusal` at admission, or hands its futures to the test when `held`."""
 
@@ -146,6 +151,7 @@ class FakeEngine:
     def reset(self) -> None:
         self.refusal: GraftworkError | None = None
         self.held = False
+        self.known: frozenset[str] = frozenset()
         self.waiting: queue.Queue[tuple[Future[Any], Any]] = queue.Queue()
         self.seen: list[tuple[Any, ...]] = []
         self.admitted_by: list[str] = []
@@ -169,8 +175,10 @@ class FakeEngine:
         self, tenant: str, base: str, adapter: str, texts: Sequence[str], *, deadline: float | None = None
     ) -> Future[Classified]:
         self.seen.append((tenant, base, adapter, list(texts)))
-        logits = np.log(np.array([[0.25, 0.5, 0.25]] * len(texts), dtype=np.float32))
-        return self._answer(Classified(LABELS, logits, adapter, 5 * len(texts), 0.0))
+        return self._answer(_classified(adapter, texts))
+
+    def classify_known(self, tenant: str, base: str, adapter: str, texts: Sequence[str]) -> Classified | None:
+        return _classified(adapter, texts) if self.known.issuperset(texts) else None
 
     def classify_each(
         self, asks: Sequence[Ask], texts: Sequence[str], *, deadline: float | None = None

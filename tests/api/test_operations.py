@@ -7,13 +7,14 @@ import io
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from graftwork.api.logs import JsonFormatter, log_to
+from graftwork.api.logs import JsonFormatter, LineHandler, log_to
 from graftwork.serving.stats import EngineStats
 from tests.api.conftest import Stage
 
@@ -146,3 +147,45 @@ def test_a_failure_is_one_line_with_its_traceback(stage: Stage, log: io.StringIO
     assert failure["request_id"] == request_id
     assert failure["traceback"].endswith("ZeroDivisionError: boom")
     assert "secret" not in log.getvalue()
+
+
+class Watched(io.StringIO):
+    """Tells when something was written, and may break."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+        self.broken = False
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        if self.broken:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def ordinary(number: int) -> logging.LogRecord:
+    return logging.LogRecord("graftwork", logging.INFO, "", 0, f"line {number}", None, None)
+
+
+def test_ordinary_lines_are_written_soon_and_worse_ones_at_once_after_them() -> None:
+    stream = Watched()
+    handler = LineHandler(stream)
+    handler.handle(ordinary(1))
+    assert stream.written.wait(10)
+    for number in (2, 3):
+        handler.handle(ordinary(number))
+    handler.handle(logging.LogRecord("graftwork", logging.ERROR, "", 0, "line 4", None, None))
+    assert stream.getvalue().splitlines() == ["line 1", "line 2", "line 3", "line 4"]
+
+
+def test_a_log_that_nobody_reads_any_more_is_dropped() -> None:
+    stream = Watched()
+    stream.broken = True
+    handler = LineHandler(stream)
+    handler.handle(ordinary(1))
+    handler._writer.join(10)
+    assert not handler._writer.is_alive()
+    for number in range(100):
+        handler.handle(ordinary(number))
+    assert handler._lines == []

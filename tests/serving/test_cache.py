@@ -240,7 +240,7 @@ class Content:
 
     def embedding(self, cache: ActivationCache) -> int:
         pooling = Pooling(mode=self.mode, normalize=self.normalize)
-        return embedding_domain(cache, self, self.adapter, pooling)  # type: ignore[arg-type]
+        return embedding_domain(self, self.adapter, pooling)  # type: ignore[arg-type]
 
     def trunk(self, cache: ActivationCache) -> int:
         return trunk_domain(cache, self, self.split)  # type: ignore[arg-type]
@@ -296,7 +296,7 @@ def test_head_only_adapters_share_with_the_base_itself() -> None:
     spam, urgent, base = Content(digest="spam"), Content(digest="urgent"), Content(max_length=32)
     pooling = Pooling(mode="mean")
     assert spam.embedding(cache) == urgent.embedding(cache)
-    assert spam.embedding(cache) == embedding_domain(cache, base, None, pooling)  # type: ignore[arg-type]
+    assert spam.embedding(cache) == embedding_domain(base, None, pooling)  # type: ignore[arg-type]
 
 
 def test_a_text_that_is_no_valid_unicode_has_a_digest_of_its_own() -> None:

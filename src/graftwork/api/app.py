@@ -17,6 +17,7 @@ import graftwork
 from graftwork.api import openapi, problems
 from graftwork.api.deps import Serving
 from graftwork.api.direct import Direct
+from graftwork.api.instant import Instant
 from graftwork.api.limits import ServerLimits
 from graftwork.api.lookups import Lookups
 from graftwork.api.metrics import EngineCollector, HttpMetrics
@@ -42,7 +43,8 @@ def create_app(services: Services, engine: Engine, limits: ServerLimits | None =
     limits = limits or ServerLimits()
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine))
-    metrics = HttpMetrics(registry)
+    metrics = HttpMetrics()
+    registry.register(metrics)
     app = _Application(
         title="Graftwork",
         version=graftwork.__version__,
@@ -58,6 +60,7 @@ def create_app(services: Services, engine: Engine, limits: ServerLimits | None =
     problems.install(app)
     openapi.install(app)
     app.direct = Direct(super(_Application, app).__call__, serving, metrics)
+    app.state.instant = Instant(serving, metrics)
     return app
 
 
@@ -79,3 +82,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await to_thread.run_sync(partial(serving.engine.close, drain=True, timeout=serving.limits.drain_seconds))
+        serving.lookups.close()

@@ -45,17 +45,18 @@ class Call:
         state = request.scope["state"]
         return cls(identity, request.receive, state["request_id"], state["started"])
 
-    def latency_ms(self) -> str:
-        """Milliseconds since it arrived, as JSON."""
-        return f"{(time.perf_counter() - self.started) * 1000:.3f}"
-
 
 async def classify(serving: Serving, call: Call, wanted: Wanted) -> Answer:
     """The answer of `/v1/classify`."""
     if wanted.several:
         return await _classify_each(serving, call, wanted)
     version, answer = await _one(serving, call, wanted)
-    return Answer(f'{{{_classes(version, answer, wanted)},"latency_ms":{call.latency_ms()}}}'.encode())
+    return Answer(classes_body(version, answer, wanted, call.started))
+
+
+def classes_body(version: AdapterVersion, answer: Classified, wanted: Wanted, started: float) -> bytes:
+    """The answer of `/v1/classify` for one model; `started` is `time.perf_counter()` when the request came."""
+    return f'{{{_classes(version, answer, wanted)},"latency_ms":{_latency_ms(started)}}}'.encode()
 
 
 async def predict(serving: Serving, call: Call, wanted: Wanted) -> Answer:
@@ -98,7 +99,7 @@ async def _classify_each(serving: Serving, call: Call, wanted: Wanted) -> Answer
             parts.append(f"{{{_classes(version, result, wanted)}}}")
     if len(errors) == len(parts):
         raise _all_failed(errors, call.request_id)
-    return Answer(f'{{"answers":[{",".join(parts)}],"latency_ms":{call.latency_ms()}}}'.encode())
+    return Answer(f'{{"answers":[{",".join(parts)}],"latency_ms":{_latency_ms(call.started)}}}'.encode())
 
 
 def _all_failed(errors: list[GraftworkError], request_id: str) -> GraftworkError:
@@ -119,10 +120,14 @@ def _all_failed(errors: list[GraftworkError], request_id: str) -> GraftworkError
 
 def _classes(version: AdapterVersion, answer: Classified, wanted: Wanted) -> str:
     """The members of an answer that tell who gave it, and the labels of each text."""
-    rows = ranked(answer.labels, answer.probabilities, wanted.top_k)
+    rows = ranked(answer.labels, transformed(answer, None), wanted.top_k)
     results = '},{"labels":'.join(rows)
     opening = _opening(version.tenant, version.name, version.version, answer.digest, version.base_reference)
     return f'{opening},"results":[{{"labels":{results}}}],"tokens":{answer.tokens}'
+
+
+def _latency_ms(started: float) -> str:
+    return f"{(time.perf_counter() - started) * 1000:.3f}"
 
 
 @lru_cache(maxsize=10_000)

@@ -1,33 +1,44 @@
 """Connections within bounds: how many there are, and how long one may keep the server waiting.
 
 uvicorn times idle connections; `body` times bodies. Here are those that send their headers slowly or never, those that
-do not read their answers, and those that are too many.
+do not read their answers, and those that are too many. And here requests are answered at once that can be.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from pydantic_core import to_json
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from graftwork.api.instant import Instant
 from graftwork.api.limits import ServerLimits
 from graftwork.api.middleware import new_request_id
 from graftwork.api.problems import MEDIA_TYPE, RequestTimeout, problem_content
+from graftwork.api.wellformed import plain_json
 from graftwork.errors import GraftworkError, ServiceUnavailable
+
+_HELD_BYTES = 65_536  # of a body that may be answered at once
+_HELD_SECONDS = 0.5  # that are waited for the rest of it, which many clients send apart from the headers
 
 
 class BoundedConnection(HttpToolsProtocol):
     """uvicorn's connection with bounds; `look` is to be called about once a second."""
 
     limits: ServerLimits
+    instant: Instant | None = None
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._headers_since: float | None = None
         self._begun = False
         self._unread_since: float | None = None
+        self._held: bytes | None = None  # what has come of a body that may be answered at once
+        self._held_since = 0.0
+        self._most_held = min(_HELD_BYTES, self.limits.body_bytes)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or refuse it when there are too many."""
@@ -57,7 +68,31 @@ class BoundedConnection(HttpToolsProtocol):
         """All headers of a request are here."""
         self._headers_since = None
         self._begun = False
-        super().on_headers_complete()
+        if self._may_be_answered_at_once():
+            self._held, self._held_since = b"", time.perf_counter()
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        if self._held is None:
+            super().on_body(body)
+            return
+        self._held += body
+        if len(self._held) > self._most_held:
+            self._let_go()
+
+    def on_message_complete(self) -> None:
+        """All of a request is here."""
+        if self._held is not None:
+            scope: Scope = self.scope  # type: ignore[assignment]
+            answer = self.instant.answer(scope, self._held, self._held_since) if self.instant is not None else None
+            if answer is not None:
+                self._held = None
+                self._write(answer)
+                return
+            self._let_go()
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is answered."""
@@ -71,6 +106,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """End the connection if it has kept the server waiting for too long; `now` is the loop's time."""
+        held = self._held is not None and not self.transport.is_closing()
+        if held and time.perf_counter() - self._held_since > _HELD_SECONDS:
+            self._let_go()  # the rest takes its time: from here on the application waits for it
         if self.transport.is_closing() and self._unread_since is None:
             self._unread_since = now  # closed from here, and the last bytes are not taken
         if self._unread_since is not None:
@@ -87,6 +125,35 @@ class BoundedConnection(HttpToolsProtocol):
             else:
                 self.transport.close()
 
+    def _may_be_answered_at_once(self) -> bool:
+        """Whether it is a plain request, of a connection on which nothing else is to be answered before."""
+        return (
+            self.instant is not None
+            and self.instant.takes(self.parser.get_method(), self.url)
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.pipeline
+            and not self.flow.write_paused
+            and not self.expect_100_continue
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and plain_json(self.headers, self._most_held)
+        )
+
+    def _let_go(self) -> None:
+        """Hand a request that was held to the application, as far as it has come."""
+        body, self._held = self._held, None
+        super().on_headers_complete()
+        if body:
+            super().on_body(body)
+
+    def _write(self, answer: bytes) -> None:
+        """Answer with status 200, and wait for the next request as uvicorn does."""
+        self.server_state.total_requests += 1
+        head = b"".join([b"%s: %s\r\n" % header for header in self.server_state.default_headers])
+        self.transport.write(b"".join((STATUS_LINE[200], head, answer)))
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
     def _end(self, error: GraftworkError) -> None:
         """Tell a client that has not sent a request yet why it is let go of."""
         request_id = new_request_id()
@@ -100,6 +167,6 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded_by(limits: ServerLimits) -> type[BoundedConnection]:
-    """The connections of one server."""
-    return type("BoundedConnection", (BoundedConnection,), {"limits": limits})
+def bounded_by(limits: ServerLimits, instant: Instant | None = None) -> type[BoundedConnection]:
+    """The connections of one server; `instant` answers what is known."""
+    return type("BoundedConnection", (BoundedConnection,), {"limits": limits, "instant": instant})

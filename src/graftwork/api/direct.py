@@ -23,12 +23,11 @@ from graftwork.api.metrics import HttpMetrics
 from graftwork.api.middleware import leave_trace, request_id_of
 from graftwork.api.problems import CLIENT_CLOSED, problem_response, told
 from graftwork.api.wanted import Wanted
-from graftwork.api.wellformed import classify_body, predict_body
+from graftwork.api.wellformed import classify_body, plain_json, predict_body
 from graftwork.errors import GraftworkError
 
 CLASSIFY = "/v1/classify"
 PREDICT = "/predict/{tenant}/{name}"
-_JSON = (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
 
 logger = logging.getLogger("graftwork.api")
 
@@ -56,7 +55,7 @@ class Direct:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         route = _route(scope)
-        if route is None or not self._plain(scope):
+        if route is None or not plain_json(scope["headers"], self._serving.limits.body_bytes):
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
@@ -86,18 +85,6 @@ class Direct:
                 await self._app(scope, _replayed(first, receive), send)
                 return
         leave_trace(self._metrics, route.path, "POST", call.request_id, status, time.perf_counter() - started)
-
-    def _plain(self, scope: Scope) -> bool:
-        """Whether the headers say that the body is nothing but JSON."""
-        plain = False
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                plain = value in _JSON
-            elif name == b"content-encoding" or (
-                name == b"content-length" and not (value.isdigit() and int(value) <= self._serving.limits.body_bytes)
-            ):
-                return False
-        return plain
 
     async def _first(self, receive: Receive) -> Message:
         """The first part of the body.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,7 +46,13 @@ class Lookups:
         self._trusted = trusted
         self._memory = Memory(services.database, trusted=trusted, grace=grace)
         self._threads = CapacityLimiter(threads)
-        self._asking: asyncio.Task[int | None] | None = None
+        self._reader = ThreadPoolExecutor(1, "graftwork-names")
+        self._asking: Future[int | None] | None = None
+
+    def known_adapter(self, reference: str, scope: Scope) -> AdapterVersion | None:
+        """What `adapter` would give, if that is known and trusted; None when the registry has to be asked."""
+        known: AdapterVersion | None = self._known(("adapter", reference, scope))
+        return known
 
     async def adapter(self, reference: str, scope: Scope) -> AdapterVersion:
         """The version that a reference means now.
@@ -122,7 +129,7 @@ class Lookups:
     async def _kept(self, key: Hashable, look: Callable[[], Found]) -> Found:
         known: Found | None = self._known(key)
         if known is None and self._trusted:
-            await asyncio.shield(self._ask())
+            await asyncio.shield(asyncio.wrap_future(self._ask()))
             known = self._known(key)
         if known is not None:
             return known
@@ -130,19 +137,24 @@ class Lookups:
 
     def _known(self, key: Hashable) -> Any | None:
         """What is known and trusted; while it is asked for, it is asked ahead of time whether it still holds."""
-        known = self._memory.known(key)
-        if known is not None and self._memory.ageing:
+        known, ageing = self._memory.known(key)
+        if known is not None and ageing:
             self._ask()
         return known
 
-    def _ask(self) -> asyncio.Task[int | None]:
-        """Ask the registry whether anything was written: once for all who want to know now."""
+    def _ask(self) -> Future[int | None]:
+        """Ask the registry whether anything was written: once for all who want to know now.
+
+        By a thread of its own, past the event loop: when that has much to do, each of its rounds takes as long as a
+        reading is trusted. An error is told to those who wait; when nobody does, the next request meets it itself.
+        """
         if self._asking is None or self._asking.done():
-            asking = to_thread.run_sync(self._memory.refresh, limiter=self._threads)
-            self._asking = asyncio.ensure_future(asking)
-            # An error is told to those who wait; when nobody does, the next request meets it itself.
-            self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._asking = self._reader.submit(self._memory.refresh)
         return self._asking
+
+    def close(self) -> None:
+        """End the thread that reads; nothing is to be looked up any more."""
+        self._reader.shutdown()
 
 
 def digest_of(model: AdapterVersion | BaseModel) -> str:

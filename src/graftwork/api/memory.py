@@ -63,18 +63,17 @@ class Memory:
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def known(self, key: Hashable) -> Any | None:
-        """The result kept under `key`, if the number was read a moment ago; never blocks."""
-        with self._lock:
-            if self._clock() - self._read > self._trusted or key not in self._kept:
-                return None
-            self._kept.move_to_end(key)
-            return self._kept[key]
+    def known(self, key: Hashable) -> tuple[Any | None, bool]:
+        """The result kept under `key`, if the number was read a moment ago; never blocks.
 
-    @property
-    def ageing(self) -> bool:
-        """Whether half of the time for which the last reading is trusted has passed."""
-        return self._clock() - self._read > self._trusted / 2
+        And whether half of the time for which that reading is trusted has passed.
+        """
+        with self._lock:
+            age = self._clock() - self._read
+            found = self._kept.get(key) if age <= self._trusted else None
+            if found is not None:
+                self._kept.move_to_end(key)
+            return found, age > self._trusted / 2
 
     def refresh(self) -> int | None:
         """Read the number, and forget everything if it is another; returns it, or the last one in an outage.

@@ -6,13 +6,14 @@ those that use most have a label each, the others one together.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from graftwork.serving.stats import Histogram
 
 if TYPE_CHECKING:
     from graftwork.serving.engine import Engine
@@ -71,35 +72,34 @@ _DISTRIBUTIONS = {
 }
 
 
-class HttpMetrics:
-    """Counts and durations of requests by route."""
+class HttpMetrics(Collector):
+    """Counts and durations of requests by route; counted on the event loop alone, and so without a lock."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter(
-            "graftwork_http_requests",
-            "Requests answered; status 499 is a client that left.",
-            ("route", "method", "status"),
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "graftwork_http_request_seconds",
-            "Time from a request's headers to the end of its answer.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-
-        # Looking a labelled child up costs more than counting with it.
-        self._children = lru_cache(maxsize=1_000)(self._found)
+    def __init__(self) -> None:
+        self._requests: Counter[tuple[str, str, int]] = Counter()
+        self._seconds: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_SECONDS))
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one request."""
-        count, clock = self._children(route, method if method in _METHODS else "OTHER", status)
-        count.inc()
-        clock.observe(seconds)
+        self._requests[route, method if method in _METHODS else "OTHER", status] += 1
+        self._seconds[route].observe(seconds)
 
-    def _found(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-        return self._requests.labels(route, method, str(status)), self._seconds.labels(route)
+    def collect(self) -> Iterator[Metric]:
+        """Both, as they are now."""
+        words = "Requests answered; status 499 is a client that left."
+        requests = CounterMetricFamily("graftwork_http_requests", words, labels=("route", "method", "status"))
+        for (route, method, status), count in tuple(self._requests.items()):
+            requests.add_metric((route, method, str(int(status))), count)
+        yield requests
+        words = "Time from a request's headers to the end of its answer."
+        seconds: dict[tuple[str, ...], Distribution] = {
+            (route,): histogram.snapshot() for route, histogram in tuple(self._seconds.items())
+        }
+        yield _histogram("graftwork_http_request_seconds", words, seconds, ("route",))
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the names are known without asking."""
+        return iter(())
 
 
 class EngineCollector(Collector):
@@ -121,9 +121,9 @@ class EngineCollector(Collector):
         for name, words in _NOW.items():
             yield GaugeMetricFamily(_name(name), words, value=getattr(stats, name))
         for name, words in _DISTRIBUTIONS.items():
-            yield _histogram(name, words, {(): getattr(stats, name)})
+            yield _histogram(_name(name), words, {(): getattr(stats, name)})
         phases: dict[tuple[str, ...], Distribution] = {(phase,): spent for phase, spent in stats.step_seconds.items()}
-        yield _histogram("step_seconds", "Time of a batch's phases.", phases, ("phase",))
+        yield _histogram(_name("step_seconds"), "Time of a batch's phases.", phases, ("phase",))
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: the names are known without asking the engine."""
@@ -135,9 +135,9 @@ def _name(field: str) -> str:
 
 
 def _histogram(
-    field: str, words: str, found: dict[tuple[str, ...], Distribution], labels: tuple[str, ...] = ()
+    name: str, words: str, found: dict[tuple[str, ...], Distribution], labels: tuple[str, ...] = ()
 ) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(_name(field), words, labels=labels)
+    family = HistogramMetricFamily(name, words, labels=labels)
     for values, distribution in found.items():
         buckets = [(_bound(bound), count) for bound, count in distribution.cumulative()]
         family.add_metric(values, buckets, sum_value=distribution.total)

@@ -9,6 +9,7 @@ from random import getrandbits
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from graftwork.api.logs import access, write_access_line
 from graftwork.api.metrics import HttpMetrics
 from graftwork.api.problems import CLIENT_CLOSED, problem_response
 from graftwork.errors import GraftworkError
@@ -16,7 +17,6 @@ from graftwork.errors import GraftworkError
 UNKNOWN_ROUTE = "unknown"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
-access = logging.getLogger("graftwork.access")
 logger = logging.getLogger("graftwork.api")
 
 
@@ -66,11 +66,7 @@ def leave_trace(metrics: HttpMetrics, route: str, method: str, request_id: str, 
     """Count a request that was served, and write its access line."""
     metrics.observe(route, method, status, seconds)
     if access.isEnabledFor(logging.INFO):
-        fields = {"request_id": request_id, "route": route, "method": method[:16], "status": int(status)}
-        # Made by hand: `info` would walk the stack for a place in the code that no access line names.
-        record = logging.LogRecord(access.name, logging.INFO, __file__, 0, "request", None, None)
-        record.__dict__.update(fields, ms=round(seconds * 1000, 3))
-        access.handle(record)
+        write_access_line(request_id, route, method[:16], int(status), seconds)
 
 
 def request_id_of(scope: Scope) -> str:

@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import json
+from array import array
+from collections.abc import Sequence
 from functools import lru_cache
+from math import exp, fsum
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic_core import to_json
 
 if TYPE_CHECKING:
     from graftwork.serving.request import Classified
 
+_FEW = 64  # numbers
+
 Function = Literal["softmax", "sigmoid", "none"]
 
 
-def ranked(labels: tuple[str, ...], scores: NDArray[np.float32], top_k: int | None) -> list[str]:
+def ranked(labels: tuple[str, ...], scores: Sequence[Sequence[float]], top_k: int | None) -> list[str]:
     """Labels by falling score, a JSON array for each row; equal scores stay in the order of `labels`.
 
     Written by hand: of a short answer, making Python objects of it costs more than all else that is done for it.
 
     Args:
         labels: names of the columns.
-        scores: finite, [rows, classes].
+        scores: finite, a row of numbers for each text.
         top_k: how many to keep; all if None.
 
     Example:
-        >>> ranked(("a", "b", "c"), np.array([[0.25, 0.5, 0.25]], np.float32), 2)
+        >>> ranked(("a", "b", "c"), [[0.25, 0.5, 0.25]], 2)
         ['[{"label":"b","score":0.5},{"label":"a","score":0.25}]']
     """
     opened = _opened(labels)
-    order = (-scores).argsort(axis=1, kind="stable")[:, :top_k].tolist()
     rows = []
-    for columns, row in zip(order, scores.tolist(), strict=True):
+    for row in scores:
+        columns = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:top_k]
         # Written together by pydantic: Python's own way of writing a number is slow.
         numbers = to_json([row[column] for column in columns])[1:-1].decode().split(",")
         parts = [f"{opened[column]}{number}}}" for column, number in zip(columns, numbers, strict=True)]
@@ -47,11 +51,26 @@ def _opened(labels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f'{{"label":{json.dumps(label, ensure_ascii=False)},"score":' for label in labels)
 
 
-def transformed(answer: Classified, function: Function | None) -> NDArray[np.float32]:
-    """The scores `[rows, classes]` that Hugging Face's `function_to_apply` asks for, probabilities by default.
+def transformed(answer: Classified, function: Function | None) -> Sequence[Sequence[float]]:
+    """The scores that Hugging Face's `function_to_apply` asks for, probabilities by default; a row for each text.
 
-    All of them come from the calibrated logits: the temperature is part of the classifier.
+    All of them come from the calibrated logits: the temperature is part of the classifier. They have the digits of
+    float32.
     """
     if function == "sigmoid":
-        return (1 / (1 + np.exp(-answer.logits.astype(np.float64)))).astype(np.float32)
-    return answer.logits if function == "none" else answer.probabilities
+        rows: list[list[float]] = (1 / (1 + np.exp(-answer.logits.astype(np.float64)))).astype(np.float32).tolist()
+    elif function == "none":
+        rows = answer.logits.tolist()
+    elif answer.logits.size <= _FEW:
+        return [_softmax(row) for row in answer.logits.tolist()]
+    else:
+        rows = answer.probabilities.tolist()
+    return rows
+
+
+def _softmax(logits: list[float]) -> array[float]:
+    """`Classified.probabilities` of one row: of few numbers, numpy's calls cost several times what they compute."""
+    greatest = max(logits)
+    powers = [exp(logit - greatest) for logit in logits]
+    total = fsum(powers)
+    return array("f", [power / total for power in powers])

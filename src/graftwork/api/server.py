@@ -78,7 +78,7 @@ def run_server(
         app = create_app(services, services.engine(engine_limits, compiled=True), limits)
         config = uvicorn.Config(
             app,
-            http=bounded_by(limits),
+            http=bounded_by(limits, app.state.instant),
             ws="none",
             lifespan="on",
             log_config=None,

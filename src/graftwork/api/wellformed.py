@@ -6,6 +6,7 @@ mistake is ever told from here, and nothing is taken that the documented shapes 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic_core import from_json
@@ -17,6 +18,20 @@ from graftwork.api.wanted import Wanted
 _CLASSIFY = frozenset({"model", "models", "inputs", "top_k"})
 _FUNCTIONS: tuple[Function, ...] = ("softmax", "sigmoid", "none")
 _LONGEST_NAME = 256
+_JSON = (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
+
+
+def plain_json(headers: Iterable[tuple[bytes, bytes]], most_bytes: int) -> bool:
+    """Whether headers say that the body is nothing but JSON, and no longer than this if they tell its length."""
+    plain = False
+    for name, value in headers:
+        if name == b"content-type":
+            plain = value in _JSON
+        elif name == b"content-encoding" or (
+            name == b"content-length" and not (value.isdigit() and int(value) <= most_bytes)
+        ):
+            return False
+    return plain
 
 
 def classify_body(raw: bytes, limits: ServerLimits) -> Wanted | None:
@@ -24,6 +39,10 @@ def classify_body(raw: bytes, limits: ServerLimits) -> Wanted | None:
     body = _object(raw)
     if body is None or not body.keys() <= _CLASSIFY:
         return None
+    if len(body) == 2 and type(name := body.get("model")) is str and _is_name(name):
+        # As nearly all are: a model, and its texts.
+        texts = _texts(body.get("inputs"), limits)
+        return None if texts is None else Wanted((name,), False, texts)
     several = "models" in body
     names = body.get("models") if several else [body.get("model")]
     texts = _texts(body.get("inputs"), limits)

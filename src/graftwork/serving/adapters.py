@@ -12,13 +12,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from graftwork.backbones.belonging import check_belongs
 from graftwork.errors import ArtifactInvalid, GraftworkError, SettingsInvalid
+from graftwork.serving.cache import embedding_domain
 from graftwork.serving.delta import CONFIG, TENSORS, Delta, Place, read_delta
 from graftwork.serving.heads import Head
 from graftwork.serving.keys import AdapterKey
@@ -44,6 +45,7 @@ class LoadedAdapter:
         max_length: tokens kept of a text.
         head: its classifier.
         delta: its updates, None when only a head was trained.
+        domain: of the vectors that its head sees, in the cache.
         unpaid: seconds of the processor that loading it took, until a tenant is charged for them.
     """
 
@@ -53,6 +55,7 @@ class LoadedAdapter:
     max_length: int
     head: Head
     delta: Delta | None
+    domain: int = 0
     unpaid: list[float] = field(default_factory=list)
 
     @property
@@ -219,7 +222,8 @@ def load_adapter(
                 f"layer {delta.split} is adapted, but the manifest says that all below {manifest.split} are the base's",
                 remedy="Train and publish it again.",
             )
-    return LoadedAdapter(key, manifest.labels, manifest.pooling, manifest.max_length, head, delta)
+    adapter = LoadedAdapter(key, manifest.labels, manifest.pooling, manifest.max_length, head, delta)
+    return replace(adapter, domain=embedding_domain(backbone, adapter, manifest.pooling))
 
 
 def _read_head(content: bytes, manifest: Manifest, device: torch.device) -> Head:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -74,9 +75,9 @@ class Admission:
         """Admit a request and start it on its way; errors are those of `Engine.classify`."""
         try:
             texts = Texts.checked(texts)
-            answer = self._known(wish, texts)
+            answer = self.known(wish, texts)
             if answer is not None:
-                return answer
+                return _done(answer)
             pending = self._admitted(wish, texts)
         except GraftworkError as error:
             self._meter.refused(error.code)
@@ -92,50 +93,59 @@ class Admission:
         for ask in asks:
             wish = Wish(*ask, head=True, deadline=deadline)
             try:
-                answer = self._known(wish, texts)
-                if answer is None:
-                    pending = self._admitted(wish, texts)
-                    self._guarded(pending, partial(self._prepare, pending, lambda *pair: ready.append(pair)))
-                    answer = pending.future
+                answer = self.known(wish, texts)
+                if answer is not None:
+                    futures.append(_done(answer))
+                    continue
+                pending = self._admitted(wish, texts)
+                self._guarded(pending, partial(self._prepare, pending, lambda *pair: ready.append(pair)))
+                futures.append(pending.future)
             except GraftworkError as error:
                 self._meter.refused(error.code)
-                answer = Future()
-                answer.set_exception(error)
-            futures.append(answer)
+                refused: Future[Any] = Future()
+                refused.set_exception(error)
+                futures.append(refused)
         self._scheduler.enqueue_all(ready)
         return futures
 
-    def _known(self, wish: Wish, texts: Texts) -> Future[Any] | None:
+    def known(self, wish: Wish, texts: Texts) -> Classified | Embedded | None:
         """The answer that needs no network: the vector of every text is known. None when one has to be computed.
 
-        Such a request takes no place in the queue, and no turn: it keeps nobody waiting.
+        Such a request takes no place in the queue, and no turn: it keeps nobody waiting. Errors are those of `ask`.
         """
-        base = self._bases.get(wish.base)
         # Who is late already is told by a future that fails, as everybody who is late.
-        if base is None or (wish.deadline is not None and time.monotonic() >= wish.deadline):
+        if wish.deadline is not None and time.monotonic() >= wish.deadline:
             return None
-        adapter = None
-        if wish.adapter is not None:
-            adapter = self._adapters.get(AdapterKey(wish.adapter, wish.base))
-            if adapter is None:
-                return None
-        domain = embedding_domain(self._cache, base.backbone, adapter, _pooling(base, adapter, wish.normalize))
+        if wish.head and wish.adapter is not None:
+            return self.classes_known(wish.tenant, wish.base, wish.adapter, texts.digests)
+        base = self._bases.get(wish.base)
+        adapter = None if wish.adapter is None else self._adapters.get(AdapterKey(wish.adapter, wish.base))
+        if base is None or (wish.adapter is not None and adapter is None):
+            return None
+        domain = embedding_domain(base.backbone, adapter, _pooling(base, adapter, wish.normalize))
         found = self._cache.get_all(domain, texts.digests)
         if found is None:
             return None
         self._scheduler.check(len(texts))
-        vectors = np.array([vector for vector, _ in found])
         tokens = sum([tokens for _, tokens in found])
-        future: Future[Any] = Future()
-        if wish.head and adapter is not None:
-            logits = adapter.head.logits(vectors)
-            if not np.isfinite(logits).all():
-                return None  # whoever computes it finds out what is wrong
-            future.set_result(Classified(adapter.labels, logits, adapter.key.digest, tokens))
-        else:
-            future.set_result(Embedded(vectors, tokens, 0.0, wish.adapter))
         self._meter.answered_at_once(wish.tenant, len(texts), tokens)
-        return future
+        return Embedded(np.array([vector for vector, _ in found]), tokens, 0.0, wish.adapter)
+
+    def classes_known(self, tenant: str, base: str, adapter: str, texts: Sequence[bytes]) -> Classified | None:
+        """The same for the classes of texts, by their digests, without a deadline."""
+        loaded = self._adapters.get(AdapterKey(adapter, base))
+        if loaded is None or self._bases.get(base) is None:
+            return None
+        found = self._cache.get_all(loaded.domain, texts)
+        if found is None:
+            return None
+        self._scheduler.check(len(texts))
+        logits = loaded.head.logits_of_each([vector for vector, _ in found])
+        if not all(map(isfinite, logits.ravel().tolist())):
+            return None  # whoever computes it finds out what is wrong
+        tokens = sum([tokens for _, tokens in found])
+        self._meter.answered_at_once(tenant, len(texts), tokens)
+        return Classified(loaded.labels, logits, adapter, tokens)
 
     def _admitted(self, wish: Wish, texts: Texts) -> Pending:
         pending = Pending(
@@ -206,6 +216,12 @@ class Admission:
             self._meter.answered(pending.tenant, len(pending.texts), future.result().tokens)
         if pending.started is not None:
             self._meter.waited(pending.started - pending.admitted)
+
+
+def _done(answer: Classified | Embedded) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(answer)
+    return future
 
 
 def _pooling(base: Base, adapter: LoadedAdapter | None, normalize: bool | None) -> Pooling:

@@ -180,12 +180,9 @@ def text_digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def embedding_domain(
-    cache: ActivationCache, backbone: TextBackbone, adapter: LoadedAdapter | None, pooling: Pooling
-) -> int:
+def embedding_domain(backbone: TextBackbone, adapter: LoadedAdapter | None, pooling: Pooling) -> int:
     """The domain of pooled vectors: one for all head-only adapters that cut and pool alike, and for the base itself."""
-    return cache.domain(
-        "embedding",
+    parts = (
         backbone.fingerprint,
         backbone.tokenizer_digest,
         backbone.prompt,
@@ -195,6 +192,7 @@ def embedding_domain(
         int(pooling.normalize),
         "" if adapter is None or adapter.delta is None else adapter.key.digest,
     )
+    return _domain("embedding", parts)
 
 
 def trunk_domain(cache: ActivationCache, backbone: TextBackbone, split: int) -> int:

@@ -17,7 +17,7 @@ from graftwork.errors import ServiceUnavailable
 from graftwork.serving.adapters import AdapterCache
 from graftwork.serving.admission import Admission, Wish
 from graftwork.serving.bases import Bases
-from graftwork.serving.cache import ActivationCache
+from graftwork.serving.cache import ActivationCache, text_digest
 from graftwork.serving.forward import ForwardFactory, eager_forward
 from graftwork.serving.keys import AdapterKey
 from graftwork.serving.limits import EngineLimits
@@ -167,6 +167,13 @@ class Engine:
         raise, `ArtifactInvalid` or `BaseMismatch`.
         """
         return self._admission.ask(Wish(tenant, base, adapter, head=True, deadline=deadline), texts)
+
+    def classify_known(self, tenant: str, base: str, adapter: str, texts: Sequence[str]) -> Classified | None:
+        """The classes of texts whose vectors are all known, without a future; None when one has to be computed.
+
+        Arguments and errors are those of `classify`, which is to be asked when this gives None.
+        """
+        return self._admission.classes_known(tenant, base, adapter, [text_digest(text) for text in texts])
 
     def classify_each(
         self, asks: Sequence[Ask], texts: Sequence[str], *, deadline: float | None = None

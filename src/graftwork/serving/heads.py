@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,14 @@ class Head:
             product = vectors.astype(np.float64, copy=False) @ self.weight.T
             product += self.bias
             return product.astype(np.float32)
+
+    def logits_of_each(self, vectors: Sequence[Any]) -> Matrix:
+        """The same of vectors that are not in one matrix: of one, as most requests are, in as few calls as can be."""
+        if len(vectors) > 1:
+            return self.logits(np.array(vectors))
+        product: Double = self.weight @ vectors[0]
+        product += self.bias
+        return product.astype(np.float32)[None]
 
 
 def apply_heads(vectors: Sequence[Vector], heads: Sequence[Head]) -> list[Vector]:

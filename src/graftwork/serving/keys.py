@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterKey:
+class AdapterKey(NamedTuple):
     """An adapter's identity everywhere in the engine; names are resolved before it and never seen by it.
 
     Attributes:

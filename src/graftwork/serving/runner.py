@@ -104,7 +104,7 @@ class Runner:
         return [found[key] for key in keys]
 
     def _keys(self, rows: Sequence[Row]) -> list[tuple[int, bytes]]:
-        return [(embedding_domain(self._cache, self._backbone, row.adapter, row.pooling), row.text) for row in rows]
+        return [(embedding_domain(self._backbone, row.adapter, row.pooling), row.text) for row in rows]
 
     def _computed(self, rows: Sequence[Row], leases: Mapping[AdapterKey, Lease]) -> Matrix:
         """The pooled vector of each row, by way of the network: float32 `[rows, width]`, on the host."""

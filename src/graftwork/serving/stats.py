@@ -175,7 +175,15 @@ _COUNTS: tuple[Count, ...] = Count.__args__  # type: ignore[attr-defined]
 
 
 @dataclass
-class _Histogram:
+class Histogram:
+    """Counts values; for one thread at a time.
+
+    Attributes:
+        bounds: upper bounds of the buckets, ascending; the last bucket has none.
+        counts: values in each bucket.
+        total: the sum of all values.
+    """
+
     bounds: tuple[float, ...]
     counts: list[int] = field(init=False)
     total: float = 0.0
@@ -184,10 +192,12 @@ class _Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
 
     def observe(self, value: float) -> None:
+        """Count a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def snapshot(self) -> Distribution:
+        """What was counted until now."""
         return Distribution(self.bounds, tuple(self.counts), self.total)
 
 
@@ -204,11 +214,11 @@ class Meter:
         self._counts: Counter[Count] = Counter()
         self._load_failures: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
-        self._batch_rows = _Histogram(_ROWS)
-        self._batch_fill = _Histogram(_SHARES)
-        self._queue_seconds = _Histogram(_SECONDS)
-        self._load_seconds = _Histogram(_SECONDS)
-        self._step_seconds = {phase: _Histogram(_SECONDS) for phase in PHASES}
+        self._batch_rows = Histogram(_ROWS)
+        self._batch_fill = Histogram(_SHARES)
+        self._queue_seconds = Histogram(_SECONDS)
+        self._load_seconds = Histogram(_SECONDS)
+        self._step_seconds = {phase: Histogram(_SECONDS) for phase in PHASES}
         self._usage = Usage(tenants, clock)
         self._sources: list[Callable[[], Mapping[str, int]]] = []
 
