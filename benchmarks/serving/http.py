@@ -46,7 +46,7 @@ done = function(summary, latency)
 end
 """
 _MOST_A_SECOND = 1_500  # unique texts are made for at most so many a second
-_WARM_SECONDS = 120.0
+_WARM_SECONDS = 400.0
 
 
 @dataclass(frozen=True)

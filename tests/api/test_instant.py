@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from graftwork.errors import QueueFull, ServiceUnavailable
 from tests.api.fakes import FakeEngine, FakeServices
 from tests.api.test_body import connect
 
-LIMITS = ServerLimits(inputs=40, lookup_seconds=3_600)
+LIMITS = ServerLimits(inputs=40, lookup_seconds=3_600, idle_seconds=1)
 KNOWN, UNKNOWN = "we have met", "who are you"
 
 
@@ -180,3 +181,14 @@ def test_an_error_on_the_way_is_told_by_the_application(
 
         monkeypatch.setattr(engine, "classify_known", fail)
         assert httpx.post(f"{url}/v1/classify", json=asked([KNOWN])).status_code == 200
+
+
+def test_a_connection_in_use_is_not_taken_for_one_that_rests(server: tuple[str, FakeEngine]) -> None:
+    url, engine = server
+    with connect(url) as connection, connection.makefile("rb") as stream:
+        end = time.monotonic() + 1.5 * LIMITS.idle_seconds
+        while time.monotonic() < end:
+            connection.sendall(request(0, asked([KNOWN])) + request(1, asked([KNOWN])))
+            assert [status for status, _, _ in answers(stream, 2)] == [200, 200]
+        assert stream.read() == b""  # and then, at rest, it is closed
+    assert engine.seen == []

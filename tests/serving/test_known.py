@@ -103,6 +103,28 @@ def test_a_text_that_is_known_is_answered_without_a_turn_for_any_head(
     assert sum(stats.tenant_tokens.values()) == tokens + 3 * (tokens + 2 * once)
 
 
+def test_without_a_future_what_is_known_is_the_same_and_what_is_not_is_none(
+    engine_of: Callable[..., Engine], heads: list[Made], upper: list[Made], bert: TextBackbone
+) -> None:
+    engine = engine_of(heads[0], upper[0])
+
+    def known(adapter: Made, texts: Sequence[str]) -> Any:
+        return engine.classify_known("acme", bert.fingerprint, adapter.digest, texts)
+
+    assert known(heads[0], TEXTS) is None
+    ask(engine, heads[0])
+    finish(engine)
+    for texts in (TEXTS[:1], TEXTS, [TEXTS[0]] * 3):
+        close_to(known(heads[0], texts), heads[0], texts)
+        np.testing.assert_array_equal(known(heads[0], texts).logits, ask(engine, heads[0], texts).result().logits)
+    assert known(heads[0], [*TEXTS, "a new one"]) is None
+    assert known(upper[0], TEXTS) is None  # its own vectors are not
+    assert known(heads[1], TEXTS) is None  # it was never loaded
+    engine.close()
+    with pytest.raises(ServiceUnavailable, match="stopping"):
+        known(heads[0], TEXTS)
+
+
 def test_one_new_text_sends_the_whole_request_to_the_queue(engine_of: Callable[..., Engine], heads: list[Made]) -> None:
     engine = engine_of(*heads)
     ask(engine, heads[0], TEXTS[:2])

@@ -152,6 +152,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         head = b"".join([b"%s: %s\r\n" % header for header in self.server_state.default_headers])
         self.transport.write(b"".join((STATUS_LINE[200], head, answer)))
+        self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _end(self, error: GraftworkError) -> None:
