@@ -161,6 +161,22 @@ def test_a_pause_earns_no_more_than_a_batch_and_leaving_pays_no_debt() -> None:
     assert counters.counters()["debtor"] >= 16 * 16
 
 
+def test_what_is_kept_of_tenants_that_left_is_one_entry_each_and_goes_when_it_says_nothing_more() -> None:
+    served = machine()
+    lanes = served.queue._composer.lanes
+    for _ in range(3 * BATCH_TOKENS // 16):
+        for tenant in ("a", "b", "c"):
+            request(served.queue, tenant, lengths=(16,))
+            served.step()
+    assert len(lanes._gone_by_counter) <= 3
+    assert set(lanes._gone) <= {"a", "b", "c"}
+    for _ in range(3 * BATCH_TOKENS // 16):
+        request(served.queue, "d", lengths=(16,))
+        served.step()
+    assert set(lanes._gone) <= {"d"}
+    assert len(lanes._gone_by_counter) <= 1
+
+
 def flooded(clock: Clock, requests: int) -> Machine:
     """A machine whose steps were measured, with a backlog of one tenant."""
     served = machine(batch_tokens=1024, batch_rows=64, quantum=128, clock=clock)

@@ -86,7 +86,9 @@ class Lanes:
         self._tickets = itertools.count(1)
         self._turns = 0
         self._gone: dict[str, float] = {}
+        # One entry a tenant, however often it comes and goes: its counter when it was noted.
         self._gone_by_counter: list[tuple[float, str]] = []
+        self._noted: set[str] = set()
         self._last_gone = ""
 
     def __len__(self) -> int:
@@ -159,9 +161,12 @@ class Lanes:
         least = first[0].counter if first is not None else self._gone.get(self._last_gone, self.level)
         self.level = max(self.level, least)
         while self._gone_by_counter and self._gone_by_counter[0][0] <= self.level - self._credit:
-            counter, tenant = heapq.heappop(self._gone_by_counter)
-            if self._gone.get(tenant) == counter:
-                del self._gone[tenant]
+            _, tenant = heapq.heappop(self._gone_by_counter)
+            self._noted.discard(tenant)
+            if tenant in self._gone:
+                counter = self._gone.pop(tenant)
+                if counter > self.level - self._credit:
+                    self._keep(tenant, counter)
 
     def _join(self, tenant: str) -> Lane:
         start = max(self._gone.pop(tenant, 0.0), self.level - self._credit)
@@ -170,7 +175,9 @@ class Lanes:
 
     def _keep(self, tenant: str, counter: float) -> None:
         self._gone[tenant] = counter
-        heapq.heappush(self._gone_by_counter, (counter, tenant))
+        if tenant not in self._noted:
+            self._noted.add(tenant)
+            heapq.heappush(self._gone_by_counter, (counter, tenant))
 
     def _push(self, lane: Lane, group: Group) -> None:
         ticket = lane.tickets[group] = next(self._tickets)
