@@ -33,6 +33,7 @@ graft alias acme/news@1 production
 
 say "Globex reads moods: Graftwork chooses the strategy and says why"
 graft train "$GRAFT_HOME/tweets.csv" --test "$tweets/test.csv" --base minilm --name globex/mood --strategy auto
+graft alias globex/mood@1 production
 
 say "What there is"
 graft list
@@ -60,24 +61,23 @@ echo
 python "$here/ask_server.py" "$url"
 
 say "A new version, while the server runs: production stays where it is until it is moved"
-graft train "$news/train.csv" --test "$news/test.csv" --base minilm --name acme/news \
-  --strategy feature-extraction --set max_length=32 --expected-latest 1
+graft train "$GRAFT_HOME/tweets.csv" --base minilm --name globex/mood --strategy feature-extraction --expected-latest 1
 ask() {
   curl -sS --fail-with-body "$url/v1/classify" -H 'Content-Type: application/json' \
-    -d '{"model": "acme/news:production", "inputs": ["The striker scored twice"], "top_k": 1}' |
+    -d '{"model": "globex/mood:production", "inputs": ["so annoyed"], "top_k": 1}' |
     python -c 'import json, sys; print("production answers as", json.load(sys.stdin)["model"])'
 }
 ask
-graft alias acme/news@2 production
+graft alias globex/mood@2 production
 ask
-graft alias acme/news@1 production # roll back
+graft alias globex/mood@1 production # roll back
 ask
-graft alias acme/news
+graft alias globex/mood
 
 say "Stop the server as an operator would, then tidy up"
 kill -TERM "$server"
 wait "$server"
 trap - EXIT
-graft rm acme/news@2
+graft rm globex/mood@2
 graft gc --grace-hours 0
 graft fsck

@@ -243,15 +243,19 @@ def test_without_a_compiler_the_eager_network_answers(
     compiled.compiler.close()
 
 
-def test_closing_ends_a_compilation_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_ends_a_compilation_that_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     started = threading.Event()
     children: list[subprocess.Popen[bytes]] = []
     original = subprocess.Popen
 
     def note(*arguments: object, **options: object) -> object:
-        children.append(original(*arguments, **options))  # type: ignore[call-overload]
-        started.set()
-        return children[-1]
+        child = original(*arguments, **options)  # type: ignore[call-overload]
+        if "graftwork.serving.compiled.worker" in child.args:
+            children.append(child)
+            started.set()
+        return child
 
     monkeypatch.setattr(subprocess, "Popen", note)
     compiled = open_compiled(tmp_path / "bert", tmp_path / "kept", "bert")
@@ -259,6 +263,7 @@ def test_closing_ends_a_compilation_that_is_under_way(tmp_path: Path, monkeypatc
     compiled.compiler.close()
     assert children[0].wait(60) == -9
     assert list((tmp_path / "kept").iterdir()) == []
+    assert caplog.text == ""  # nothing has failed
 
 
 class Asked(Compiler):

@@ -207,9 +207,9 @@ def _serve_and_ask(opened: Services, made: list[tuple[AdapterVersion, Trained]],
         ],
     )
     say(
-        f"Milliseconds from sending to answer, all at once on this machine: the first time, which loads the adapters, "
-        f"{max(ms for _, ms in rounds[0]):.0f} at most; after that {statistics.median(later):.0f} in the middle, "
-        f"{max(later):.0f} at most."
+        "Milliseconds from sending to answer, all at once on this machine: the first time, when adapters are loaded "
+        f"and texts computed, {max(ms for _, ms in rounds[0]):.0f} at most; after that, when the texts are known, "
+        f"{statistics.median(later):.0f} in the middle, {max(later):.0f} at most."
     )
 
 

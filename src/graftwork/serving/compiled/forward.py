@@ -15,7 +15,7 @@ from torch import Tensor
 from graftwork.serving.compiled.checks import Case, all_agree, make_cases, make_tables, widths
 from graftwork.serving.compiled.graph import embedding_names
 from graftwork.serving.compiled.native import NativeError, NativeNetwork
-from graftwork.serving.compiled.process import CompileFailed
+from graftwork.serving.compiled.process import CompileFailed, CompileGivenUp
 from graftwork.serving.compiled.store import NetworkStore, Source, Stored
 from graftwork.serving.compiled.variant import Part, Site, Variant, union
 from graftwork.serving.compiled.worker import case_inputs, flat
@@ -75,6 +75,8 @@ class Compiler:
         try:
             stored = self._store.get(source, variant, forward.references)
             forward.take(variant, stored)
+        except CompileGivenUp:
+            logger.debug("%s of base %s is not compiled any more", variant.part, source.fingerprint[:12])
         except CompileFailed as error:
             logger.warning("base %s runs uncompiled (%s): %s", source.fingerprint[:12], variant.part, error)
         except Exception:

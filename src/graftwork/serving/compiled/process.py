@@ -19,6 +19,10 @@ class CompileFailed(RuntimeError):
     """A network could not be compiled; the eager one goes on answering."""
 
 
+class CompileGivenUp(CompileFailed):
+    """Nobody wants the network any more."""
+
+
 class CompilerProcess:
     """Runs `graftwork.serving.compiled.worker`, one job after the other; for one thread, except `close`.
 
@@ -39,7 +43,8 @@ class CompilerProcess:
         """Let it do a job.
 
         Raises:
-            CompileFailed: it failed, or `close` was called.
+            CompileFailed: it failed.
+            CompileGivenUp: `close` was called.
             OSError: it could not be started.
         """
         stdin, stdout, log = self._started()
@@ -51,6 +56,8 @@ class CompilerProcess:
         if not stdout.readline():
             code, words = self._ended(), log.read_text(errors="replace")[-_LAST_WORDS:]
             self.rest()
+            if self._closed:
+                raise CompileGivenUp("the server is stopping")
             raise CompileFailed(f"the compiler ended with {code}: {words}")
 
     def rest(self) -> None:
@@ -74,7 +81,7 @@ class CompilerProcess:
     def _started(self) -> tuple[IO[bytes], IO[bytes], Path]:
         with self._lock:
             if self._closed:
-                raise CompileFailed("the server is stopping")
+                raise CompileGivenUp("the server is stopping")
             if self._scratch is None:
                 self._scratch = tempfile.TemporaryDirectory(prefix="compiling-", dir=self._folder)
             work = Path(self._scratch.name)
