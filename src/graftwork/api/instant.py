@@ -54,7 +54,7 @@ class Instant:
         except GraftworkError:
             return None  # told by the application
         except Exception:
-            logger.exception("unexpected error")
+            logger.exception("unexpected error", extra={"request_id": request_id_of(scope)})
             return None
 
     def _answer(self, scope: Scope, body: bytes, started: float) -> bytes | None:

@@ -85,11 +85,14 @@ class LineHandler(logging.Handler):
 
     def flush(self) -> None:
         """Write what waits."""
-        with self.lock or threading.RLock():
+        self.acquire()
+        try:
             lines, self._lines = self._lines, []
             if lines:
                 self._stream.write("".join(lines))
                 self._stream.flush()
+        finally:
+            self.release()
 
     def _write_on(self) -> None:
         while True:

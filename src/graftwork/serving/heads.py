@@ -62,7 +62,14 @@ class Head:
             return product.astype(np.float32)
 
     def logits_of_each(self, vectors: Sequence[Any]) -> Matrix:
-        """The same of vectors that are not in one matrix: of one, as most requests are, in as few calls as can be."""
+        """The same of vectors that are not in one matrix: of one, as most requests are, in as few calls as can be.
+
+        Args:
+            vectors: one or more, each float32 `[width]`.
+
+        Returns:
+            float32 `[vectors, classes]`, the temperature applied.
+        """
         if len(vectors) > 1:
             return self.logits(np.array(vectors))
         product: Double = self.weight @ vectors[0]
