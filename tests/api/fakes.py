@@ -209,3 +209,14 @@ class FakeEngine:
         else:
             future.set_result(answer)
         return future
+
+
+class OneEngine(FakeServices):
+    """Services whose engine is the test's."""
+
+    def __init__(self, database: Any = None) -> None:
+        super().__init__(database or FakeDatabase())
+        self.made = FakeEngine()
+
+    def engine(self, limits: object = None, *, compiled: bool = False) -> FakeEngine:
+        return self.made

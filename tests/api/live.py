@@ -10,6 +10,11 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from graftwork.api.limits import ServerLimits
+from graftwork.api.server import run_server
+from graftwork.errors import ServiceUnavailable
+from tests.api.fakes import OneEngine
+
 
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
@@ -36,3 +41,27 @@ def live(app: FastAPI) -> Iterator[str]:
             server.should_exit = True
             thread.join(30)
             assert not thread.is_alive()
+
+
+@contextmanager
+def running(services: OneEngine, limits: ServerLimits) -> Iterator[str]:
+    """The server as `graft serve` runs it, on a free port; yields its URL. Its engine's failure ends it."""
+    ready, urls, ended = threading.Event(), list[str](), list[BaseException]()
+
+    def on_ready(url: str) -> None:
+        urls.append(url)
+        ready.set()
+
+    def serve() -> None:
+        try:
+            run_server(services, "127.0.0.1", 0, limits, on_ready=on_ready)  # type: ignore[arg-type]
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert ready.wait(30)
+    yield urls[0]
+    services.made.failure = ServiceUnavailable("the engine's thread died")
+    thread.join(30)
+    assert [str(error) for error in ended] == ["the engine's thread died"]

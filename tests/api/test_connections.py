@@ -15,49 +15,21 @@ import httpx
 import pytest
 
 from graftwork.api.limits import ServerLimits
-from graftwork.api.server import run_server
-from graftwork.errors import ServiceUnavailable
 from tests.api.builders import NEWS, classifier, open_tiny
-from tests.api.fakes import FakeEngine, FakeServices
+from tests.api.fakes import OneEngine
+from tests.api.live import running
 from tests.api.test_body import START, answer_on, connect
 
 LIMITS = ServerLimits(connections=3, header_seconds=0.6, body_seconds=0.6, send_seconds=0.6, idle_seconds=0.6)
 BODY = b'{"model": "acme/news", "inputs": ["a"]}'
 
 
-class OneEngine(FakeServices):
-    def __init__(self) -> None:
-        super().__init__()
-        self.made = FakeEngine()
-
-    def engine(self, limits: object = None, *, compiled: bool = False) -> FakeEngine:
-        return self.made
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[str, OneEngine]]:
-    """A server with short patience; its engine's failure ends it."""
-    services, ready, urls = OneEngine(), threading.Event(), list[str]()
-
-    def on_ready(url: str) -> None:
-        urls.append(url)
-        ready.set()
-
-    ended: list[BaseException] = []
-
-    def serve() -> None:
-        try:
-            run_server(services, "127.0.0.1", 0, LIMITS, on_ready=on_ready)  # type: ignore[arg-type]
-        except BaseException as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    assert ready.wait(30)
-    yield urls[0], services
-    services.made.failure = ServiceUnavailable("the engine's thread died")
-    thread.join(30)
-    assert [str(error) for error in ended] == ["the engine's thread died"]
+    """A server with short patience."""
+    services = OneEngine()
+    with running(services, LIMITS) as url:
+        yield url, services
 
 
 def ends(connection: socket.socket) -> bytes:

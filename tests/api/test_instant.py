@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graftwork.api.limits import ServerLimits
-from graftwork.api.server import run_server
-from graftwork.errors import QueueFull, ServiceUnavailable
-from tests.api.fakes import FakeEngine, FakeServices
+from graftwork.errors import QueueFull
+from tests.api.fakes import FakeEngine, OneEngine
+from tests.api.live import running
 from tests.api.test_body import connect
 
 LIMITS = ServerLimits(inputs=40, lookup_seconds=3_600, idle_seconds=1)
@@ -34,43 +33,20 @@ class Quiet:
         yield SimpleNamespace(scalar=lambda _: 1)
 
 
-class Services(FakeServices):
-    def __init__(self) -> None:
-        super().__init__(Quiet())
-        self.made = FakeEngine()
-
-    def engine(self, limits: object = None, *, compiled: bool = False) -> FakeEngine:
-        return self.made
-
-
 @pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, FakeEngine]]:
-    services, ready, urls = Services(), threading.Event(), list[str]()
-
-    def on_ready(url: str) -> None:
-        urls.append(url)
-        ready.set()
-
-    def serve() -> None:
-        with pytest.raises(ServiceUnavailable):
-            run_server(services, "127.0.0.1", 0, LIMITS, on_ready=on_ready)  # type: ignore[arg-type]
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    assert ready.wait(30)
-    # From now on the name is known.
-    assert httpx.post(f"{urls[0]}/v1/classify", json={"model": "acme/news", "inputs": [UNKNOWN]}).status_code == 200
-    yield urls[0], services.made
-    services.made.failure = ServiceUnavailable("the test is over")
-    thread.join(30)
-    assert not thread.is_alive()
+def shared() -> Iterator[tuple[str, FakeEngine]]:
+    services = OneEngine(Quiet())
+    with running(services, LIMITS) as url:
+        # From now on the name is known.
+        assert httpx.post(f"{url}/v1/classify", json=asked([UNKNOWN])).status_code == 200
+        yield url, services.made
 
 
 @pytest.fixture
-def server(running: tuple[str, FakeEngine]) -> tuple[str, FakeEngine]:
-    running[1].reset()
-    running[1].known = frozenset({KNOWN, ""})
-    return running
+def server(shared: tuple[str, FakeEngine]) -> tuple[str, FakeEngine]:
+    shared[1].reset()
+    shared[1].known = frozenset({KNOWN, ""})
+    return shared
 
 
 def request(number: int, body: Any, head: str = "") -> bytes:
