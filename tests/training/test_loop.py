@@ -45,6 +45,7 @@ def run(
     watcher: Watching | None = None,
     start: Any = 0.0,
     start_bias: Any = 0.0,
+    learning_rate: float = 1e-2,
     **settings: Any,
 ) -> tuple[FineTuned, dict[str, bytes]]:
     lora = LoraSettings(rank=4, layers=layers, dropout=dropout, store="float32")
@@ -59,7 +60,8 @@ def run(
             train_labels=LABELS,
             validation=Activations(backbone, ids, split=attachment.split),
             validation_labels=validation_labels,
-            settings=FineTuningSettings(**{"epochs": 6, "batch_size": 8, "learning_rate": 1e-2, **settings}),
+            settings=FineTuningSettings(**{"epochs": 6, "batch_size": 8, **settings}),
+            learning_rate=learning_rate,
             seed=seed,
             progress=watcher or Silent(),
         )

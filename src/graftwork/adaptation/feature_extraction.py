@@ -43,6 +43,9 @@ class _Nothing:
     def parameters(self) -> list[nn.Parameter]:
         return []
 
+    def depths(self) -> list[int]:
+        return []
+
     def delta(self) -> Delta:
         return Delta(self.split, (), {})
 
@@ -59,7 +62,9 @@ class FeatureExtraction:
     """Train only the head: a linear probe (Alain & Bengio, arXiv 1610.01644)."""
 
     name = "feature-extraction"
+    title = "feature extraction"
     settings_type: type[StrategySettings] = FeatureExtractionSettings
+    learning_rate = 1e-3
 
     def attach(self, backbone: TextBackbone, settings: FeatureExtractionSettings, *, seed: int) -> _Nothing:
         """Attach nothing: the split is above the last layer."""

@@ -6,7 +6,7 @@ The stored files are plain PEFT: `PeftModel.from_pretrained(AutoModel.from_pretr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -85,6 +85,10 @@ class LoraAttachment:
             parameter.requires_grad_(True)
         return [self.named[name] for name in sorted(self.named)]
 
+    def depths(self) -> list[int]:
+        """For each of `parameters()` the index of its layer."""
+        return [_lowest_layer([name], self._backbone.layer_names) for name in sorted(self.named)]
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape every stored tensor must have."""
         return {name: tuple(parameter.shape) for name, parameter in self.named.items()}
@@ -121,7 +125,9 @@ class Lora:
     """Train low-rank updates of the backbone's linear layers, and the head."""
 
     name = "lora"
+    title = "LoRA"
     settings_type: type[StrategySettings] = LoraSettings
+    learning_rate = 1e-3
 
     def attach(self, backbone: TextBackbone, settings: LoraSettings, *, seed: int) -> LoraAttachment:
         """Inject fresh matrices: A random by `seed`, B nought, so that the output is the base's."""
@@ -231,8 +237,9 @@ def _differences(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tupl
     return problems
 
 
-def _lowest_layer(names: Mapping[str, object], layer_names: Sequence[str]) -> int:
-    for index, layer in enumerate(layer_names):
-        if any(name.startswith(f"{_PREFIX}{layer}.") for name in names):
-            return index
-    return len(layer_names)
+def _lowest_layer(names: Iterable[str], layer_names: Sequence[str]) -> int:
+    prefixes = [f"{_PREFIX}{layer}." for layer in layer_names]
+    return min(
+        (index for name in names for index, prefix in enumerate(prefixes) if name.startswith(prefix)),
+        default=len(layer_names),
+    )

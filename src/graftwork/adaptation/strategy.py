@@ -44,6 +44,10 @@ class Attachment(Protocol):
         """What is trained, in a fixed order; float32."""
         ...
 
+    def depths(self) -> list[int]:
+        """For each of `parameters()` the index of the layer it belongs to: -1 below the first layer."""
+        ...
+
     def delta(self) -> Delta:
         """What it has become, as it is published."""
         ...
@@ -74,10 +78,18 @@ class Strategy(Protocol):
     """A way to adapt a frozen backbone.
 
     A strategy says what is trained and how it is stored; how it is trained is the training room's business.
+
+    Attributes:
+        name: as settings and manifests spell it.
+        title: as sentences spell it.
+        settings_type: type of its settings.
+        learning_rate: highest rate of AdamW when none is asked for.
     """
 
     name: str
+    title: str
     settings_type: type[StrategySettings]
+    learning_rate: float
 
     def attach(self, backbone: TextBackbone, settings: Any, *, seed: int) -> Attachment:
         """Put a fresh delta on the backbone that does not change its output yet.

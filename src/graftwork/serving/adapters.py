@@ -24,6 +24,7 @@ from graftwork.serving.delta import CONFIG, TENSORS, Delta, Place, read_delta
 from graftwork.serving.heads import Head
 from graftwork.serving.keys import AdapterKey
 from graftwork.serving.loading import LoaderPool, SingleFlight
+from graftwork.serving.own import OwnDelta, own_reader
 from graftwork.serving.stats import Meter
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ class LoadedAdapter:
         pooling: how token vectors become one.
         max_length: tokens kept of a text.
         head: its classifier.
-        delta: its updates, None when only a head was trained.
+        delta: its updates in a shared batch; None when it has none.
+        own: what its rows run with when they run as a group of their own; None when only a head was trained, or when
+            it has updates.
         domain: of the vectors that its head sees, in the cache.
         unpaid: seconds of the processor that loading it took, until a tenant is charged for them.
     """
@@ -55,13 +58,19 @@ class LoadedAdapter:
     max_length: int
     head: Head
     delta: Delta | None
+    own: OwnDelta | None = None
     domain: int = 0
     unpaid: list[float] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors in host memory."""
-        return self.head.nbytes + (self.delta.nbytes if self.delta else 0)
+        return self.head.nbytes + sum(each.nbytes for each in (self.delta, self.own) if each is not None)
+
+    @property
+    def split(self) -> int | None:
+        """Index of the first layer that is not the base's own; None when all are."""
+        return next((each.split for each in (self.delta, self.own) if each is not None), None)
 
 
 @dataclass(slots=True)
@@ -214,15 +223,20 @@ def load_adapter(
     check_belongs(manifest, backbone)
     artifact.check()
     head = _read_head(artifact.files[_HEAD], manifest, backbone.device)
-    delta = None
+    delta, own = None, None
     if manifest.tensors:
-        delta = read_delta(artifact.files[CONFIG], artifact.files[TENSORS], places, backbone.dtype)
-        if delta.split < manifest.split:
-            raise ArtifactInvalid(
-                f"layer {delta.split} is adapted, but the manifest says that all below {manifest.split} are the base's",
-                remedy="Train and publish it again.",
-            )
-    adapter = LoadedAdapter(key, manifest.labels, manifest.pooling, manifest.max_length, head, delta)
+        config, tensors = artifact.files[CONFIG], artifact.files[TENSORS]
+        read_own = own_reader(config)
+        if read_own is None:
+            delta = read_delta(config, tensors, places, backbone.dtype)
+        else:
+            own = read_own(config, tensors, backbone)
+    adapter = LoadedAdapter(key, manifest.labels, manifest.pooling, manifest.max_length, head, delta, own)
+    if adapter.split is not None and adapter.split < manifest.split:
+        raise ArtifactInvalid(
+            f"layer {adapter.split} is adapted, but the manifest says that all below {manifest.split} are the base's",
+            remedy="Train and publish it again.",
+        )
     return replace(adapter, domain=embedding_domain(backbone, adapter, manifest.pooling))
 
 

@@ -6,7 +6,7 @@ What was computed before is not computed again: rows whose pooled vector is in t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -118,13 +118,35 @@ class Runner:
         # Rows that differ in their heads only are computed and pooled once.
         place: dict[tuple[Body, Pooling], int] = {}
         parts: list[Tensor] = []
-        for split, bodies in self._trunks.groups(list(poolings)):
+        for bodies, hidden in self._groups(list(poolings), leases):
             pairs = [(row, pooling) for row, body in enumerate(bodies) for pooling in poolings[body]]
-            parts.append(pool_rows(self._hidden(bodies, split, leases), [len(body.ids) for body in bodies], pairs))
+            parts.append(pool_rows(hidden, [len(body.ids) for body in bodies], pairs))
             for row, pooling in pairs:
                 place[bodies[row], pooling] = len(place)
         vectors: Matrix = torch.cat(parts).cpu().numpy()
         return vectors[[place[pair] for pair in wanted]]
+
+    def _groups(
+        self, bodies: Sequence[Body], leases: Mapping[AdapterKey, Lease]
+    ) -> Iterator[tuple[Sequence[Body], Tensor]]:
+        """Bodies that run together, with their last hidden states `[bodies, tokens, width]`."""
+        shared = [body for body in bodies if body.own is None]
+        for split, members in self._trunks.groups(shared) if shared else ():
+            yield members, self._hidden(members, split, leases)
+        apart: dict[Hashable, list[Body]] = {}
+        for body in bodies:
+            if body.own is not None:
+                apart.setdefault(body.own.group, []).append(body)
+        for members in apart.values():
+            yield members, self._own_hidden(members)
+
+    def _own_hidden(self, bodies: Sequence[Body]) -> Tensor:
+        """The same for bodies of one group of their own."""
+        deltas = [body.own for body in bodies if body.own is not None]
+        batch = self._backbone.collate([body.ids for body in bodies])
+        self._meter.add(computed_rows=len(bodies), padded_tokens=batch.input_ids.numel())
+        with self._phase("tail"):
+            return deltas[0].hidden(self._backbone, batch, deltas)
 
     def _hidden(self, bodies: Sequence[Body], split: int, leases: Mapping[AdapterKey, Lease]) -> Tensor:
         """Last hidden states `[bodies, tokens, width]`, over a trunk shared below `split`."""
@@ -162,9 +184,9 @@ def _outcomes(rows: Sequence[Row], vectors: Sequence[Vector]) -> list[Outcome]:
 
 
 def _body(row: Row, layers: int) -> Body:
-    if row.adapter is None or row.adapter.delta is None:
+    if row.adapter is None or row.adapter.split is None:
         return Body(row.ids, None, layers)
-    return Body(row.ids, row.adapter.key, row.adapter.delta.split)
+    return Body(row.ids, row.adapter.key, row.adapter.split, row.adapter.own)
 
 
 def _not_finite(row: Row) -> GraftworkError:

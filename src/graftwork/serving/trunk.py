@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from graftwork.serving.cache import ActivationCache, trunk_domain
 from graftwork.serving.forward import Forward
 from graftwork.serving.keys import AdapterKey
+from graftwork.serving.own import OwnDelta
 from graftwork.serving.stats import Meter
 
 if TYPE_CHECKING:
@@ -36,11 +37,13 @@ class Body:
         ids: the text's token ids.
         delta: the adapter whose updates run, None when the base's own layers do.
         split: the first layer that is not the base's own; the number of layers when all are.
+        own: what it runs with when it runs in a group of its own kind.
     """
 
     ids: Ids
     delta: AdapterKey | None
     split: int
+    own: OwnDelta | None = None
 
 
 class Trunks:

@@ -26,7 +26,8 @@ from graftwork.training.rows import PreparedRows
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
 
-_START_WAS_BEST = "LoRA, as asked for, but no epoch was better on the validation rows than the probe it started from"
+_START_WAS_BEST = "as asked for, but no epoch was better on the validation rows than the probe it started from"
+_TUNED_BY_AUTO = Lora.name
 _FEWEST_ERRORS = 6  # rows that must be mended, and none broken, for McNemar's exact test to reach p < 0.05
 
 
@@ -63,7 +64,7 @@ def choose(
     max_length: int,
     progress: Progress,
 ) -> Candidate:
-    """What was asked for; with `auto`, LoRA if it beats the probe on the validation rows beyond chance.
+    """What was asked for; with `auto`, a fine-tuned delta if it beats the probe on the validation rows beyond chance.
 
     Args:
         backbone: the frozen backbone.
@@ -86,7 +87,8 @@ def choose(
                 "too few for any other strategy to be shown better"
             )
             return _probe_candidate(backbone, probe, prepared, decision=decision)
-    tuned = _lora_candidate(backbone, probe, features, prepared, config, max_length, progress)
+    name = _TUNED_BY_AUTO if config.strategy == "auto" else config.strategy
+    tuned = _tuned_candidate(name, backbone, probe, features, prepared, config, max_length, progress)
     if config.strategy != "auto":
         return tuned
     plain = _probe_candidate(backbone, probe, prepared, decision="")
@@ -119,7 +121,8 @@ def _without_validation(
     return _probe_candidate(backbone, probe, prepared, decision=f"feature extraction: {told} to compare on")
 
 
-def _lora_candidate(
+def _tuned_candidate(
+    name: str,
     backbone: TextBackbone,
     probe: Probe,
     features: NDArray[np.floating],
@@ -133,7 +136,8 @@ def _lora_candidate(
     # Not the probe's own head: that has seen the validation rows.
     weight, bias = fit_head(features[train], prepared.labels[train], classes=classes, penalty=probe.penalty)
     ids = backbone.encode(prepared.rows.texts, max_length)
-    with STRATEGIES[Lora.name].attach(backbone, config.lora, seed=config.seed) as attachment:
+    strategy = STRATEGIES[name]
+    with strategy.attach(backbone, config.settings_of(name), seed=config.seed) as attachment:
         tuned = fine_tune(
             backbone,
             attachment,
@@ -144,34 +148,36 @@ def _lora_candidate(
             validation=Activations(backbone, [ids[row] for row in validation], split=attachment.split),
             validation_labels=prepared.labels[validation],
             settings=config.fine_tuning,
+            learning_rate=config.learning_rate_of(name),
             seed=config.seed,
             progress=progress,
         )
         delta = attachment.delta()
     logits = tuned.validation_logits.double().numpy()
     return Candidate(
-        strategy=Lora.name,
+        strategy=name,
         delta=delta,
         weight=tuned.weight.numpy(),
         bias=tuned.bias.numpy(),
         temperature=fit_temperature(logits, prepared.labels[validation]),
         validation_logits=logits,
-        decision=_START_WAS_BEST if tuned.best_epoch == 0 else "",
+        decision=f"{strategy.title}, {_START_WAS_BEST}" if tuned.best_epoch == 0 else "",
     )
 
 
 def _compare(tuned: Candidate, plain: Candidate, prepared: PreparedRows) -> tuple[bool, str]:
     """Whether fine-tuning pays, and the sentence that says why."""
+    title = STRATEGIES[tuned.strategy].title
     truth = prepared.labels[prepared.validation]
     ours, theirs = (probabilities(c.validation_logits, c.temperature) for c in (tuned, plain))
     accuracy = paired_difference("accuracy", ours, theirs, truth)
     loss = paired_difference("log_loss", ours, theirs, truth)
     gain, saved = accuracy.difference, loss.difference
     measured = (
-        f"on {len(truth)} validation rows LoRA's accuracy is {gain.value:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}] "
+        f"on {len(truth)} validation rows {title}'s accuracy is {gain.value:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}] "
         f"and its log loss {saved.value:+.3f} [{saved.low:+.3f}, {saved.high:+.3f}] against the probe's"
     )
     pays = loss.better == "a" and gain.value >= 0
     if pays:
-        return True, f"LoRA: {measured}"
-    return False, f"feature extraction: LoRA does not pay; {measured}"
+        return True, f"{title}: {measured}"
+    return False, f"feature extraction: {title} does not pay; {measured}"

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
 from graftwork.adaptation.lora import LoraSettings
+from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
 
 
@@ -19,7 +21,8 @@ class FineTuningSettings(BaseModel):
     Attributes:
         epochs: passes over the training rows at most.
         batch_size: rows a step.
-        learning_rate: highest rate of AdamW; warmed up linearly, then lowered along a cosine.
+        learning_rate: highest rate of AdamW; warmed up linearly, then lowered along a cosine. By default the
+            strategy's own.
         warmup_share: share of all steps that warm up.
         weight_decay: AdamW's decoupled decay.
         clip: largest norm of the gradient.
@@ -30,7 +33,7 @@ class FineTuningSettings(BaseModel):
 
     epochs: int = Field(4, ge=1, le=1000)
     batch_size: int = Field(32, ge=1, le=4096)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
+    learning_rate: float | None = Field(None, gt=0, le=1)
     warmup_share: float = Field(0.06, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0, le=1)
     clip: float = Field(1.0, gt=0)
@@ -66,6 +69,16 @@ class TrainingConfig(BaseModel):
     fine_tuning: FineTuningSettings = FineTuningSettings()
     feature_extraction: FeatureExtractionSettings = FeatureExtractionSettings()
     lora: LoraSettings = LoraSettings()
+
+    def settings_of(self, strategy: str) -> StrategySettings:
+        """The settings of a strategy by its name."""
+        settings = getattr(self, strategy.replace("-", "_"))
+        assert isinstance(settings, StrategySettings)
+        return settings
+
+    def learning_rate_of(self, strategy: str) -> float:
+        """The highest rate: what was asked for, or else the strategy's own."""
+        return self.fine_tuning.learning_rate or STRATEGIES[strategy].learning_rate
 
     @classmethod
     def parse(cls, *, assignments: Iterable[str] = (), **values: Any) -> TrainingConfig:

@@ -58,6 +58,7 @@ def fine_tune(
     validation: Activations,
     validation_labels: NDArray[np.int64],
     settings: FineTuningSettings,
+    learning_rate: float,
     seed: int,
     progress: Progress,
 ) -> FineTuned:
@@ -75,14 +76,15 @@ def fine_tune(
         train_labels: their class indices.
         validation: the same for the validation rows.
         validation_labels: their class indices.
-        settings: rates and lengths.
+        settings: batches and lengths.
+        learning_rate: highest rate of AdamW.
         seed: decides the order of rows and dropout.
         progress: told of every step.
 
     Raises:
         SettingsInvalid: if the loss stops being finite.
     """
-    tuner = _Tuner(backbone, attachment, weight, bias, settings, rows=len(train_labels))
+    tuner = _Tuner(backbone, attachment, weight, bias, settings, learning_rate, rows=len(train_labels))
     targets = torch.from_numpy(train_labels).to(backbone.device)
     wanted = torch.from_numpy(validation_labels).to(backbone.device)
     progress.stage("fine-tuning", tuner.total_steps)
@@ -114,12 +116,14 @@ class _Tuner:
         weight: NDArray[np.float64],
         bias: NDArray[np.float64],
         settings: FineTuningSettings,
+        learning_rate: float,
         *,
         rows: int,
     ) -> None:
         self._backbone = backbone
         self._attachment = attachment
         self._settings = settings
+        self._learning_rate = learning_rate
         self._head = nn.Linear(weight.shape[1], weight.shape[0]).to(backbone.device)
         with torch.no_grad():
             self._head.weight.copy_(torch.from_numpy(weight))
@@ -127,8 +131,7 @@ class _Tuner:
         self.parameters = [*attachment.parameters(), *self._head.parameters()]
         self.total_steps = total = math.ceil(rows / settings.batch_size) * settings.epochs
         self.steps = 0
-        rate, decay = settings.learning_rate, settings.weight_decay
-        self._optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay)
+        self._optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=settings.weight_decay)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: _rate(step, total, settings.warmup_share)
         )
@@ -138,7 +141,7 @@ class _Tuner:
         self._attachment.train(True)
         loss = nn.functional.cross_entropy(self._logits(activations, rows), targets)
         self._attachment.train(False)
-        _refuse_divergence(loss, self.steps, self._settings)
+        _refuse_divergence(loss, self.steps, self._learning_rate)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, self._settings.clip)
@@ -203,9 +206,9 @@ def _rate(step: int, total: int, warmup_share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def _refuse_divergence(loss: Tensor, step: int, settings: FineTuningSettings) -> None:
+def _refuse_divergence(loss: Tensor, step: int, learning_rate: float) -> None:
     if not torch.isfinite(loss):
         raise SettingsInvalid(
             f"the training loss stopped being finite at step {step + 1}; nothing was published",
-            remedy=f"Lower fine_tuning.learning_rate (it is {settings.learning_rate:g}).",
+            remedy=f"Lower fine_tuning.learning_rate (it is {learning_rate:g}).",
         )

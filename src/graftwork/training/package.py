@@ -52,6 +52,8 @@ def package(
     }
     files = {HEAD: save(head), **candidate.delta.files}
     settings = config.model_dump(mode="json")
+    if candidate.delta.files:
+        settings["fine_tuning"]["learning_rate"] = config.learning_rate_of(candidate.strategy)
     packages = {name: version(name) for name in (*_DECIDING, *(("peft",) if candidate.delta.files else ()))}
     manifest = Manifest(
         base=backbone.fingerprint,
