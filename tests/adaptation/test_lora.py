@@ -160,6 +160,84 @@ def test_settings_that_do_not_fit_are_all_listed(backbone_of: Backbones) -> None
     assert "intermediate.dense" in caught.value.remedy
 
 
+VARIANTS = {
+    "rslora": {"rslora": True},
+    "ranks by layer": {
+        "rank_pattern": {r".*\.1\..*": 2, "query|q_proj|c_attn": 6},
+        "alpha_pattern": {r".*\.2\..*": 32.0},
+    },
+    "both": {"rslora": True, "rank_pattern": {r".*\.0\..*": 1}},
+    "pissa": {"init": "pissa"},
+    "pissa with all": {"init": "pissa", "rslora": True, "rank_pattern": {r".*\.1\..*": 2}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_variants_are_published_as_plain_lora_that_peft_runs_the_same(
+    backbone_of: Backbones, saved: Callable[[str], Path], tmp_path: Path, architecture: str, variant: str
+) -> None:
+    backbone = backbone_of(architecture)
+    patterns = {"ranks by layer", "both", "pissa with all"}
+    settings = VARIANTS[variant]
+    if architecture != "bert" and variant in patterns:
+        # The endings differ by architecture; the layers' numbers do not.
+        settings = {**settings, "rank_pattern": {r".*\.1\..*": 2}}
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    bare = features(backbone)
+    with Lora().attach(backbone, LoraSettings(rank=4, alpha=8, store="float32", **settings), seed=0) as attachment:
+        torch.testing.assert_close(features(backbone), bare, atol=1e-5, rtol=1e-5)
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in attachment.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        wanted = features(backbone)
+        delta = attachment.delta()
+    assert not torch.allclose(wanted, bare, atol=1e-2)
+    after = backbone.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    config = json.loads(delta.files["adapter_config.json"])
+    assert config["init_lora_weights"] is True
+    for name, content in delta.files.items():
+        (tmp_path / name).write_bytes(content)
+    adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(saved(architecture), dtype=torch.float32), tmp_path)
+    batch = backbone.collate(backbone.encode(CORPUS))
+    with torch.no_grad():
+        hidden = adapted.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+    torch.testing.assert_close(backbone.pool(hidden, batch.attention_mask), wanted, atol=2e-5, rtol=2e-4)
+    with Lora().restore(backbone, delta.files):
+        torch.testing.assert_close(features(backbone), wanted, atol=2e-5, rtol=2e-4)
+
+
+def test_pissa_trains_the_principal_part_and_publishes_only_what_changed(backbone_of: Backbones) -> None:
+    backbone = backbone_of("bert")
+    name = "encoder.layer.0.attention.self.query"
+    weight = backbone.model.get_parameter(f"{name}.weight").detach().clone()
+    with Lora().attach(backbone, LoraSettings(rank=4, alpha=8, init="pissa"), seed=0) as attachment:
+        a, b = (attachment.named[f"base_model.model.{name}.lora_{side}.weight"].detach() for side in "AB")
+        values = torch.linalg.svdvals(weight)
+        assert values[:4].norm() >= (2 * b @ a).norm() > 0.97 * values[:4].norm()
+        torch.testing.assert_close(backbone.model.get_submodule(name).weight + 2 * b @ a, weight)
+        stored = load(attachment.delta().files["adapter_model.safetensors"])
+    pair = [stored[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB"]
+    assert [tuple(half.shape) for half in pair] == [(8, 32), (32, 8)]
+    # Nothing was trained: nothing is left, although both products are as large as the weights.
+    assert float((pair[1].float() @ pair[0].float()).abs().max()) < 1e-6
+
+
+def test_a_rank_above_the_layers_size_and_patterns_that_fit_nothing_are_listed(backbone_of: Backbones) -> None:
+    backbone = backbone_of("bert")
+    with pytest.raises(SettingsInvalid) as caught:
+        Lora().attach(backbone, LoraSettings(rank_pattern={"qurey": 2, "(": 3}, alpha_pattern={"c_attn": 4.0}), seed=0)
+    assert [(problem.where, problem.what.split(" ")[0]) for problem in caught.value.problems] == [
+        ("lora.rank_pattern", "'qurey'"),
+        ("lora.rank_pattern", "'('"),
+        ("lora.alpha_pattern", "'c_attn'"),
+    ]
+    with pytest.raises(SettingsInvalid, match=r"40 is above what .*query can use: its weight is 32 x 32"):
+        Lora().attach(backbone, LoraSettings(rank=40, targets=("query",)), seed=0)
+
+
 class TestDamagedDeltas:
     @pytest.fixture
     def files(self, backbone_of: Backbones) -> dict[str, bytes]:

@@ -46,3 +46,11 @@ def test_every_mistake_is_listed_with_the_nearest_name() -> None:
 def test_a_config_survives_the_manifest() -> None:
     config = TrainingConfig.parse(assignments=["lora.layers=2", "seed=7"])
     assert TrainingConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_what_cannot_be_served_is_refused_with_the_reason() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        TrainingConfig.parse(assignments=["lora.dora=true", "lora.rank=0"])
+    told = {problem.where: problem.what for problem in caught.value.problems}
+    assert set(told) == {"lora.dora", "lora.rank"}
+    assert told["lora.dora"].startswith("DoRA scales every output")

@@ -6,10 +6,11 @@ The stored files are plain PEFT: `PeftModel.from_pretrained(AutoModel.from_pretr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from graftwork.adaptation.strategy import Delta, StrategySettings
 from graftwork.backbones.targets import linear_targets
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
 
 _PREFIX = "base_model.model."
+_PISSA = "pissa_niter_16"  # a randomised decomposition, two hundred times faster than the whole one
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -35,6 +37,13 @@ class LoraSettings(StrategySettings):
     Attributes:
         rank: rank of every update.
         alpha: updates are scaled by alpha / rank.
+        rslora: scale by alpha / sqrt(rank) instead, so that large ranks learn as well (arXiv 2312.03732).
+        rank_pattern: other ranks for some modules: the end of a module's name, or a regular expression for it, and the
+            rank; the first that fits counts, as in PEFT.
+        alpha_pattern: the same for alpha.
+        init: `gaussian`, where B is nought; or `pissa`, where both start as the principal part of the base's own weight
+            (Meng et al., arXiv 2404.02948). What PiSSA has learned is published as plain LoRA of twice the rank.
+        dora: refused, with the reason.
         dropout: share of the update's input that is dropped in training.
         targets: `all` linear layers, those of the `attention`, or the last parts of module names.
         layers: adapt only this many layers, from the top; all by default.
@@ -43,10 +52,25 @@ class LoraSettings(StrategySettings):
 
     rank: int = Field(8, ge=1, le=1024)
     alpha: float = Field(16.0, gt=0)
+    rslora: bool = False
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    init: Literal["gaussian", "pissa"] = "gaussian"
+    dora: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: Literal["all", "attention"] | tuple[str, ...] = "all"
     layers: int | None = Field(None, ge=1)
     store: Literal["float16", "float32"] = "float16"
+
+    @field_validator("dora")
+    @classmethod
+    def _no_dora(cls, wanted: bool) -> bool:
+        if wanted:
+            raise ValueError(
+                "DoRA scales every output of a layer anew, which no low-rank update says exactly, so it could not share "
+                "a batch with other adapters; rslora and init=pissa are served"
+            )
+        return wanted
 
 
 class LoraAttachment:
@@ -55,13 +79,14 @@ class LoraAttachment:
     Attributes:
         split: index of the first adapted layer.
         named: the A and B matrices, float32, by the names they are stored under.
+        config: PEFT's settings.
     """
 
     def __init__(self, backbone: TextBackbone, config: LoraConfig, *, store: torch.dtype) -> None:
         from peft.tuners.lora import LoraModel
 
         self._backbone = backbone
-        self._config = config
+        self.config = config
         self._store = store
         self._tuner = LoraModel(backbone.model, {"default": config}, "default")
         self.named: dict[str, nn.Parameter] = {}
@@ -98,16 +123,21 @@ class LoraAttachment:
         for name, parameter in self.named.items():
             parameter.data.copy_(tensors[name].float())
 
+    def published(self) -> tuple[LoraConfig, Mapping[str, torch.Tensor]]:
+        """Plain LoRA that says what was trained: PEFT's settings, and tensors by the names they are stored under."""
+        return self.config, self.named
+
     def delta(self) -> Delta:
         """Both PEFT files; the same values give the same bytes."""
         from safetensors.torch import save
 
-        tensors = {name: self.named[name].detach().to("cpu", self._store).contiguous() for name in sorted(self.named)}
+        config, values = self.published()
+        tensors = {name: values[name].detach().to("cpu", self._store).contiguous() for name in sorted(values)}
         name_of_dtype = str(self._store).removeprefix("torch.")
         specs = tuple(
             TensorSpec(name=name, shape=tuple(tensor.shape), dtype=name_of_dtype) for name, tensor in tensors.items()
         )
-        return Delta(self.split, specs, {_CONFIG: _config_bytes(self._config), _TENSORS: save(tensors)})
+        return Delta(self.split, specs, {_CONFIG: _config_bytes(config), _TENSORS: save(tensors)})
 
     def __enter__(self) -> LoraAttachment:
         return self
@@ -137,6 +167,10 @@ class Lora:
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
+            use_rslora=settings.rslora,
+            rank_pattern=dict(settings.rank_pattern),
+            alpha_pattern=dict(settings.alpha_pattern),
+            init_lora_weights=_PISSA if settings.init == "pissa" else True,
             lora_dropout=settings.dropout,
             target_modules=_targets(backbone, settings),
             task_type="FEATURE_EXTRACTION",
@@ -144,7 +178,7 @@ class Lora:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return LoraAttachment(backbone, config, store=getattr(torch, settings.store))
+            return _kind(settings)(backbone, config, store=getattr(torch, settings.store))
 
     def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> LoraAttachment:
         """Inject the matrices of a stored adapter; every tensor must be wanted and every wanted one be there."""
@@ -165,8 +199,20 @@ class Lora:
         return attachment
 
 
+def _kind(settings: LoraSettings) -> type[LoraAttachment]:
+    if settings.init == "pissa":
+        from graftwork.adaptation.pissa import PissaAttachment
+
+        return PissaAttachment
+    return LoraAttachment
+
+
 def _targets(backbone: TextBackbone, settings: LoraSettings) -> list[str]:
-    """Full names of the modules to adapt: a suffix such as `dense` alone would also hit the unused pooler."""
+    """Full names of the modules to adapt: a suffix such as `dense` alone would also hit the unused pooler.
+
+    Raises:
+        SettingsInvalid: with everything in the settings that does not fit this base.
+    """
     available = linear_targets(backbone)
     layers = backbone.num_layers if settings.layers is None else settings.layers
     problems = []
@@ -182,15 +228,57 @@ def _targets(backbone: TextBackbone, settings: LoraSettings) -> list[str]:
             for target in wanted
             if target not in available["all"]
         ]
+    kept = backbone.layer_names[max(0, backbone.num_layers - layers) :]
+    names = [name for name, _ in backbone.model.named_modules() if name.startswith(tuple(f"{k}." for k in kept))]
+    targets = [name for name in names if any(name.endswith(f".{target}") for target in wanted)]
+    problems += _misfits(backbone, settings, targets)
     if problems:
         raise SettingsInvalid(
             "LoRA's settings do not fit this base model",
             problems=problems,
             remedy=f"The linear layers are {', '.join(available['all'])}.",
         )
-    kept = backbone.layer_names[backbone.num_layers - layers :]
-    names = [name for name, _ in backbone.model.named_modules() if name.startswith(tuple(f"{k}." for k in kept))]
-    return [name for name in names if any(name.endswith(f".{target}") for target in wanted)]
+    return targets
+
+
+def _misfits(backbone: TextBackbone, settings: LoraSettings, targets: Sequence[str]) -> list[Problem]:
+    """Patterns that fit no module, ranks above what a module can use, a dtype that PiSSA would round."""
+    problems = []
+    for setting in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(settings, setting):
+            try:
+                fits = any(_fits(pattern, name) for name in targets)
+            except re.error as error:
+                problems.append(Problem(f"lora.{setting}", f"{pattern!r} is no regular expression: {error}"))
+                continue
+            if not fits:
+                problems.append(Problem(f"lora.{setting}", f"{pattern!r} fits no adapted module"))
+    if problems:
+        return problems
+    highest: dict[int, str] = {}
+    for name in targets:
+        rank = next((rank for key, rank in settings.rank_pattern.items() if _fits(key, name)), settings.rank)
+        if rank > min(backbone.model.get_parameter(f"{name}.weight").shape):
+            highest[rank] = name
+    problems += [
+        Problem("lora.rank", f"{rank} is above what {name} can use: its weight is {_shape(backbone, name)}")
+        for rank, name in highest.items()
+    ]
+    if settings.init == "pissa" and backbone.dtype_name != "float32":
+        told = (
+            f"pissa takes the base's weights apart, which {backbone.dtype_name} would round; load the base in float32"
+        )
+        problems.append(Problem("lora.init", told))
+    return problems
+
+
+def _fits(pattern: str, module: str) -> bool:
+    """As PEFT matches `rank_pattern` and `alpha_pattern`."""
+    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+
+
+def _shape(backbone: TextBackbone, module: str) -> str:
+    return " x ".join(map(str, backbone.model.get_parameter(f"{module}.weight").shape))
 
 
 def _stored_transposed(backbone: TextBackbone) -> bool:

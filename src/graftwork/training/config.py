@@ -136,6 +136,8 @@ def _problem(error: Mapping[str, Any]) -> Problem:
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, _names(TrainingConfig), n=1)
         return Problem(name, f"is unknown; did you mean {near[0]}?" if near else "is unknown")
+    if error["type"] == "value_error":
+        return Problem(name, str(error["ctx"]["error"]))
     return Problem(name, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}")
 
 
