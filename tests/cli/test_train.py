@@ -144,3 +144,21 @@ def test_on_a_terminal_progress_is_drawn_in_colours(home: Path, rows_file: Path)
     for stage in ("loading the base model", "reading texts through the backbone", "fitting the probe"):
         assert stage in text
     assert "60/60" in text
+
+
+def test_settings_of_a_file_and_of_a_published_adapter_are_taken_again(
+    graft: Graft, home: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("strategy: lora\nseed: 4\nlora: {rank: 2}\nfine_tuning: {epochs: 1, batch_size: 16}\n")
+    first = graft(line_for(rows_file, "--config", str(file), "--json")).json
+    assert (first["manifest"]["settings"]["lora"]["rank"], first["manifest"]["seed"]) == (2, 4)
+    again = graft(line_for(rows_file, "--like", first["reference"], "--json")).json
+    assert again["digest"] == first["digest"]
+    other = graft(line_for(rows_file, "--like", first["reference"], "--set", "lora.rank=3", "--json")).json
+    assert (other["manifest"]["settings"]["lora"]["rank"], other["manifest"]["seed"]) == (3, 4)
+    both = graft(line_for(rows_file, "--like", first["reference"], "--config", str(file)))
+    assert (both.code, "Give one of them" in both.err) == (2, True)
+    unknown = graft(line_for(rows_file, "--like", "acme/nothing"))
+    assert unknown.code == 2
+    assert "acme/nothing" in unknown.err

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from graftwork.errors import SettingsInvalid
-from graftwork.training.config import TrainingConfig
+from graftwork.training.config import TrainingConfig, read_settings
 
 
 def test_assignments_reach_into_the_parts() -> None:
@@ -54,3 +56,33 @@ def test_what_cannot_be_served_is_refused_with_the_reason() -> None:
     told = {problem.where: problem.what for problem in caught.value.problems}
     assert set(told) == {"lora.dora", "lora.rank"}
     assert told["lora.dora"].startswith("DoRA scales every output")
+
+
+def test_settings_come_from_a_file_and_single_ones_count_more(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("strategy: lora\nseed: 3\nlora: {rank: 4, alpha: 1e1}\n")
+    config = TrainingConfig.parse(start=read_settings(file), seed=5, strategy=None, assignments=["lora.rank=2"])
+    assert (config.strategy, config.seed, config.lora.rank, config.lora.alpha) == ("lora", 5, 2, 10.0)
+    assert TrainingConfig.parse(start=config.model_dump(mode="json")) == config
+
+
+def test_mistakes_in_a_file_are_all_listed(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("strateggy: lora\nlora: {rank: 0}\n")
+    with pytest.raises(SettingsInvalid) as caught:
+        TrainingConfig.parse(start=read_settings(file))
+    told = {problem.where: problem.what for problem in caught.value.problems}
+    assert told["strateggy"] == "is unknown; did you mean strategy?"
+    assert set(told) == {"strateggy", "lora.rank"}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"a: [", "line 1"), (b"- lora\n", "holds no settings"), (b"\xff\xfe", "decode"), (None, "No such file")],
+)
+def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, content: bytes | None, told: str) -> None:
+    file = tmp_path / "settings.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsInvalid, match=told):
+        read_settings(file)

@@ -67,8 +67,8 @@ class LoraSettings(StrategySettings):
     def _no_dora(cls, wanted: bool) -> bool:
         if wanted:
             raise ValueError(
-                "DoRA scales every output of a layer anew, which no low-rank update says exactly, so it could not share "
-                "a batch with other adapters; rslora and init=pissa are served"
+                "DoRA scales every output of a layer anew, which no low-rank update says exactly, so it could not "
+                "share a batch with other adapters; rslora and init=pissa are served"
             )
         return wanted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
 from graftwork.cli.session import services
+from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
@@ -26,6 +28,7 @@ def register(app: typer.Typer) -> None:
             "graft train tickets.csv --base minilm --name acme/tickets",
             "graft train train.csv --test test.csv --base minilm --name acme/news --strategy lora --seed 1",
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
+            "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
         )
     )(train)
 
@@ -45,6 +48,15 @@ def train(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One training setting; may be repeated.")
     ] = None,
+    settings_file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; options count more.")
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like", metavar="REF", help="Start from the settings that a published adapter was trained with."
+        ),
+    ] = None,
     text: TextColumn = "text",
     label: LabelColumn = "label",
     encoding: Encoding = None,
@@ -61,8 +73,13 @@ def train(
     from graftwork.training import config as settings
 
     Reference.parse_bare(name)
-    config = settings.TrainingConfig.parse(strategy=strategy, seed=seed, assignments=assignments or [])
+    _refuse_both(settings_file, like)
+    start = settings.read_settings(settings_file) if settings_file else None
+    parse = partial(settings.TrainingConfig.parse, strategy=strategy, seed=seed, assignments=assignments or [])
+    config = parse(start=start)
     with services() as opened:
+        if like is not None:
+            config = parse(start=opened.catalog.resolve(like).manifest.settings)
         opened.bases.resolve(base)
         if expected_latest is not None:
             # Publishing checks it too; who is late already need not train first.
@@ -75,6 +92,14 @@ def train(
             opened, base, name, rows, test_rows, config, expected_latest=expected_latest, quiet=as_json
         )
     _tell(published, trained, as_json=as_json)
+
+
+def _refuse_both(settings_file: Path | None, like: str | None) -> None:
+    if settings_file is not None and like is not None:
+        raise SettingsInvalid(
+            "--config and --like both say where the settings begin",
+            remedy="Give one of them, and single settings with --set.",
+        )
 
 
 def train_and_publish(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -81,13 +83,21 @@ class TrainingConfig(BaseModel):
         return self.fine_tuning.learning_rate or STRATEGIES[strategy].learning_rate
 
     @classmethod
-    def parse(cls, *, assignments: Iterable[str] = (), **values: Any) -> TrainingConfig:
-        """Build a config from keyword values and `key=value` assignments; dots reach into the parts.
+    def parse(
+        cls, *, start: Mapping[str, Any] | None = None, assignments: Iterable[str] = (), **values: Any
+    ) -> TrainingConfig:
+        """Build a config: `start`, then keyword values, then `key=value` assignments; the later one counts.
+
+        Args:
+            start: settings as a YAML file or a manifest holds them.
+            assignments: `key=value`; dots reach into the parts.
+            values: top-level settings; None is not given.
 
         Raises:
             SettingsInvalid: with every mistake listed, unknown names with the nearest known one.
         """
-        content: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        content = copy.deepcopy(dict(start or {}))
+        content |= {name: value for name, value in values.items() if value is not None}
         problems = [problem for text in assignments if (problem := _assign(content, text)) is not None]
         try:
             config = cls.model_validate(content)
@@ -100,6 +110,36 @@ class TrainingConfig(BaseModel):
                 remedy=f"Known settings are {', '.join(sorted(_names(cls)))}.",
             )
         return config
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings of a YAML file, not checked yet; `TrainingConfig.parse(start=...)` checks them.
+
+    Raises:
+        SettingsInvalid: if it cannot be read, or is no mapping of settings.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsInvalid(
+            f"the settings in {file} cannot be read",
+            problems=[Problem(str(file), " ".join(str(error).split()))],
+            remedy="Give a YAML file such as `strategy: lora` and `lora: {rank: 4}`.",
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise SettingsInvalid(
+            f"{file} holds no settings",
+            remedy="Give a YAML mapping from names to values, such as `strategy: lora`.",
+        )
+    return _numbers(content)
+
+
+def _numbers(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _numbers(value) for name, value in content.items()}
+    return _number_or_text(content)
 
 
 def _assign(content: dict[str, Any], text: str) -> Problem | None:
