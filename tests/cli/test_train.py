@@ -162,3 +162,31 @@ def test_settings_of_a_file_and_of_a_published_adapter_are_taken_again(
     unknown = graft(line_for(rows_file, "--like", "acme/nothing"))
     assert unknown.code == 2
     assert "acme/nothing" in unknown.err
+
+
+def test_a_dry_run_tells_the_plan_and_publishes_nothing(graft: Graft, home: Path, rows_file: Path) -> None:
+    before = graft(["list", "--json"]).json
+    plan = graft(line_for(rows_file, "--strategy", "lora", "--dry-run", "--json")).json
+    assert (plan["strategy"], plan["rows"], plan["layers"]) == ("lora", 48, 3)
+    assert plan["settings"]["strategy"] == "lora"
+    assert plan["memory"]["total"] == sum(value for name, value in plan["memory"].items() if name != "total")
+    told = graft(line_for(rows_file, "--dry-run"))
+    assert "parameters are trained" in told.out
+    assert "GFLOP/s" in told.out
+    assert graft(["list", "--json"]).json == before
+
+
+def test_a_plan_needs_a_configuration_alone(graft: Graft, home: Path, tmp_path: Path) -> None:
+    from transformers import BertConfig
+
+    BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64).save_pretrained(
+        tmp_path
+    )
+    plan = graft(
+        ["plan", str(tmp_path / "config.json"), "--rows", "10", "--tokens", "8", "--flops", "1e9", "--json"]
+    ).json
+    assert (plan["layers"], plan["tokens"], plan["matrix_seconds"]) == (2, 80, plan["flops"] / 1e9)
+    wrong = graft(["plan", str(tmp_path), "--strategy", "magic", "--dtype", "int3"])
+    assert (wrong.code, "'magic'" in wrong.err, "'int3'" in wrong.err) == (2, True, True)
+    missing = graft(["plan", str(tmp_path / "nowhere")])
+    assert (missing.code, "config.json" in missing.err) == (2, True)

@@ -51,8 +51,33 @@ def open_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> N
             f"{config.model_type} is not a text model: it reads {getattr(model, 'main_input_name', 'something else')}",
             remedy="Use a text encoder or decoder here.",
         )
-    model.config.use_cache = False
     model.to(device)
+    return _with_stack(model, untrained, device)
+
+
+def unloaded_network(config: Any, *, dtype: torch.dtype) -> Network:
+    """The network that a configuration describes, without values; for use under torch's `FakeTensorMode`.
+
+    Raises:
+        ModelUnsupported: if it is not a text model, or its layers cannot be told apart.
+    """
+    loader = _loader(config)
+    try:
+        with quiet_transformers():
+            model = loader.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    except Exception as error:
+        raise ModelUnsupported(
+            f"transformers cannot make the {config.model_type} model that this configuration describes",
+            problems=[Problem("config.json", _first_line(error))],
+            remedy="Use the configuration of a model that transformers has built in.",
+        ) from error
+    if config.is_encoder_decoder and hasattr(model, "decoder"):
+        model = model.get_encoder()
+    return _with_stack(model.requires_grad_(False).eval(), frozenset(), torch.device("cpu"))
+
+
+def _with_stack(model: Any, untrained: frozenset[str], device: torch.device) -> Network:
+    model.config.use_cache = False
     ids = torch.zeros((1, 2), dtype=torch.int64, device=device)
     stack = find_stack(
         model,
@@ -101,12 +126,7 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, froz
 
 
 def _load(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoModel, AutoModelForTextEncoding
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT_ENCODERS
-
-    # T5 and its kin have encoders of their own, which are also what checkpoints without a decoder hold.
-    lone_encoder = TEXT_ENCODERS.get(config.model_type, "").endswith("EncoderModel")
-    loader = AutoModelForTextEncoding if lone_encoder else AutoModel
+    loader = _loader(config)
     arguments = {"config": config, "dtype": dtype, "local_files_only": True, "use_safetensors": True}
     # Shapes that differ are let through here to be told with all the rest that does not fit.
     arguments |= {"trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -125,6 +145,15 @@ def _load(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str,
         ) from error
     model, info = loaded
     return model, info
+
+
+def _loader(config: Any) -> Any:
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT_ENCODERS
+
+    # T5 and its kin have encoders of their own, which are also what checkpoints without a decoder hold.
+    lone_encoder = TEXT_ENCODERS.get(config.model_type, "").endswith("EncoderModel")
+    return AutoModelForTextEncoding if lone_encoder else AutoModel
 
 
 def _check_strict(folder: Path, model: nn.Module, info: dict[str, Any]) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from graftwork import __version__
-from graftwork.cli import adapters, base, data, demo, judge, serve, store, train
+from graftwork.cli import adapters, base, data, demo, judge, plan, serve, store, train
 from graftwork.cli.options import examples
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ demo.register(app)
 base.register(app)
 data.register(app)
 train.register(app)
+plan.register(app)
 judge.register(app)
 adapters.register(app)
 store.register(app)

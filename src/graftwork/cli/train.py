@@ -65,6 +65,9 @@ def train(
         int | None,
         typer.Option(help="Publish only if this is the newest version (0: if there is none); else nothing is lost."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run would take; nothing is trained or published.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check labelled rows, adapt a base model to them, judge the result and publish it as the next version."""
@@ -88,6 +91,9 @@ def train(
         test_rows = None
         if test is not None:
             test_rows = read_dataset(test, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        if dry_run:
+            _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
+            return
         published, trained = train_and_publish(
             opened, base, name, rows, test_rows, config, expected_latest=expected_latest, quiet=as_json
         )
@@ -143,6 +149,39 @@ def train_and_publish(
     }
     published = opened.catalog.publish(name, trained.artifact, record=record, expected_latest=expected_latest)
     return published, trained
+
+
+def _tell_plan(
+    opened: Services, base: str, rows: Dataset, test: Dataset | None, config: TrainingConfig, *, as_json: bool
+) -> None:
+    from graftwork.backbones.device import choose_device, choose_dtype
+    from graftwork.backbones.network import read_config
+    from graftwork.backbones.tokenizer import load_tokenizer
+    from graftwork.cli.console import print_findings
+    from graftwork.cli.plan import tell_plan
+    from graftwork.data.check import check_dataset
+    from graftwork.training.candidates import dearest
+    from graftwork.training.plan import make_plan
+    from graftwork.training.rows import prepare_rows
+
+    found = opened.bases.resolve(base)
+    folder = opened.bases.fetch(found)
+    tokenizer = load_tokenizer(folder, prompt=found.metadata.prompt)
+    limit = min(config.max_length or found.metadata.max_length, found.metadata.max_length)
+    report = check_dataset(rows, tokenizer=tokenizer, max_length=limit, test=test)
+    report.raise_for_errors()
+    prepared = prepare_rows(rows, test, config)
+    made = make_plan(
+        read_config(folder),
+        config,
+        strategy=dearest(config),
+        lengths=[len(ids) for ids in tokenizer.encode(prepared.rows.texts, limit)],
+        classes=len(prepared.label_names),
+        dtype=choose_dtype(choose_device(opened.settings.device), opened.settings.dtype),
+    )
+    if not as_json:
+        print_findings(report.findings)
+    tell_plan(made, config, flops_per_second=None, as_json=as_json)
 
 
 def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None:

@@ -87,13 +87,18 @@ def choose(
                 "too few for any other strategy to be shown better"
             )
             return _probe_candidate(backbone, probe, prepared, decision=decision)
-    name = _TUNED_BY_AUTO if config.strategy == "auto" else config.strategy
+    name = dearest(config)
     tuned = _tuned_candidate(name, backbone, probe, features, prepared, config, max_length, progress)
     if config.strategy != "auto":
         return tuned
     plain = _probe_candidate(backbone, probe, prepared, decision="")
     pays, decision = _compare(tuned, plain, prepared)
     return replace(tuned if pays else plain, decision=decision)
+
+
+def dearest(config: TrainingConfig) -> str:
+    """The strategy that a run may come to train: with `auto`, what it compares with the probe."""
+    return _TUNED_BY_AUTO if config.strategy == "auto" else config.strategy
 
 
 def _probe_candidate(backbone: TextBackbone, probe: Probe, prepared: PreparedRows, *, decision: str) -> Candidate:
