@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,7 +161,7 @@ def test_settings_that_do_not_fit_are_all_listed(backbone_of: Backbones) -> None
     assert "intermediate.dense" in caught.value.remedy
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "rslora": {"rslora": True},
     "ranks by layer": {
         "rank_pattern": {r".*\.1\..*": 2, "query|q_proj|c_attn": 6},
@@ -217,7 +218,7 @@ def test_pissa_trains_the_principal_part_and_publishes_only_what_changed(backbon
         a, b = (attachment.named[f"base_model.model.{name}.lora_{side}.weight"].detach() for side in "AB")
         values = torch.linalg.svdvals(weight)
         assert values[:4].norm() >= (2 * b @ a).norm() > 0.97 * values[:4].norm()
-        torch.testing.assert_close(backbone.model.get_submodule(name).weight + 2 * b @ a, weight)
+        torch.testing.assert_close(backbone.model.get_parameter(f"{name}.base_layer.weight") + 2 * b @ a, weight)
         stored = load(attachment.delta().files["adapter_model.safetensors"])
     pair = [stored[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB"]
     assert [tuple(half.shape) for half in pair] == [(8, 32), (32, 8)]

@@ -51,7 +51,7 @@ def _nothing_is_moved() -> Iterator[None]:
     def stay(module: nn.Module, *_args: Any, **_kwargs: Any) -> nn.Module:
         return module
 
-    nn.Module.to = stay  # type: ignore[method-assign]
+    nn.Module.to = stay  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:

@@ -133,7 +133,7 @@ def read_settings(file: Path) -> dict[str, Any]:
             f"{file} holds no settings",
             remedy="Give a YAML mapping from names to values, such as `strategy: lora`.",
         )
-    return _numbers(content)
+    return {name: _numbers(value) for name, value in content.items()}
 
 
 def _numbers(content: Any) -> Any:
