@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -22,11 +22,17 @@ class FeatureExtractionSettings(StrategySettings):
     """How the head is fitted.
 
     Attributes:
+        head: `logistic`, logistic regression; or `mlp`, one hidden layer, for classes that no plane separates.
+        hidden: units of that layer.
+        alpha: L2 penalty on the weights of a head with a hidden layer.
         penalties: candidates for the L2 penalty on the weights, relative to the mean loss a row; the best by
             cross-validated log loss is taken.
         folds: folds of that cross-validation.
     """
 
+    head: Literal["logistic", "mlp"] = "logistic"
+    hidden: int = Field(64, ge=1, le=4096)
+    alpha: float = Field(3.0, ge=0)
     penalties: tuple[float, ...] = Field((3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001), min_length=1)
     folds: int = Field(5, ge=2, le=20)
 

@@ -48,11 +48,16 @@ def adapted_features(
 def head_logits(artifact: Artifact, features: Tensor) -> NDArray[np.float64]:
     """Logits `[rows, classes]` of pooled vectors `[rows, width]` by the adapter's head, before the temperature.
 
+    A head with a hidden layer takes the rectified units of that layer instead of the vectors.
+
     Added up in float64, as serving does: weights may be large and cancel.
     """
     head = load(artifact.files[HEAD])
     with torch.no_grad():
-        logits = features.double() @ head["head.weight"].double().T + head["head.bias"].double()
+        inputs = features.double()
+        if artifact.manifest.hidden:
+            inputs = torch.relu(inputs @ head["hidden.weight"].double().T + head["hidden.bias"].double())
+        logits = inputs @ head["head.weight"].double().T + head["head.bias"].double()
     result: NDArray[np.float64] = logits.numpy()
     return result
 

@@ -158,8 +158,13 @@ def invalid(problems: list[Problem]) -> ArtifactInvalid:
 
 
 def _check_head(manifest: Manifest, content: bytes, limits: ArtifactLimits) -> list[Problem]:
+    wanted: dict[str, tuple[tuple[int, ...], str]]
     classes = len(manifest.labels)
-    wanted = {"head.weight": ((classes, manifest.width), "float32"), "head.bias": ((classes,), "float32")}
+    width = manifest.hidden or manifest.width
+    wanted = {"head.weight": ((classes, width), "float32"), "head.bias": ((classes,), "float32")}
+    if manifest.hidden:
+        wanted["hidden.weight"] = (manifest.hidden, manifest.width), "float32"
+        wanted["hidden.bias"] = (manifest.hidden,), "float32"
     return _check_tensors(HEAD, content, wanted, limits)
 
 

@@ -79,6 +79,7 @@ class Manifest(_Frozen):
         split: index of the first adapted layer; the number of layers when none is adapted.
         layers: number of layers of the base.
         width: width of the pooled vector, the head's second dimension.
+        hidden: units of the head's hidden layer, None when the head is linear.
         dtype: dtype of the backbone it was trained on.
         tensors: the delta's tensors; empty when only a head was trained.
         files: every file of the artifact beside this one.
@@ -105,6 +106,7 @@ class Manifest(_Frozen):
     split: int = Field(ge=0)
     layers: int = Field(ge=1)
     width: int = Field(ge=1)
+    hidden: int | None = Field(None, ge=1, le=4096, exclude_if=lambda value: value is None)
     dtype: DTypeName
     tensors: tuple[TensorSpec, ...] = ()
     files: tuple[FileEntry, ...]

@@ -21,7 +21,7 @@ from graftwork.backbones.belonging import check_belongs
 from graftwork.errors import ArtifactInvalid, GraftworkError, SettingsInvalid
 from graftwork.serving.cache import embedding_domain
 from graftwork.serving.delta import CONFIG, TENSORS, Delta, Place, read_delta
-from graftwork.serving.heads import Head
+from graftwork.serving.heads import Head, MlpHead
 from graftwork.serving.keys import AdapterKey
 from graftwork.serving.loading import LoaderPool, SingleFlight
 from graftwork.serving.own import OwnDelta, own_reader
@@ -244,4 +244,7 @@ def _read_head(content: bytes, manifest: Manifest, device: torch.device) -> Head
     from safetensors.torch import load
 
     tensors = load(content)
-    return Head(tensors["head.weight"].to(device), tensors["head.bias"].to(device), manifest.temperature)
+    weight, bias = tensors["head.weight"].to(device), tensors["head.bias"].to(device)
+    if manifest.hidden:
+        return MlpHead(tensors["hidden.weight"], tensors["hidden.bias"], weight, bias, manifest.temperature)
+    return Head(weight, bias, manifest.temperature)

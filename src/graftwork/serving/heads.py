@@ -77,6 +77,52 @@ class Head:
         return product.astype(np.float32)[None]
 
 
+class MlpHead(Head):
+    """A head with one hidden layer of rectified units over pooled vectors.
+
+    Args:
+        hidden_weight: float32 `[hidden, width]`.
+        hidden_bias: float32 `[hidden]`.
+        weight: float32 `[classes, hidden]`.
+        bias: float32 `[classes]`.
+        temperature: the logits are divided by it.
+
+    Attributes:
+        hidden_weight: float64 `[hidden, width]`.
+        hidden_bias: float64 `[hidden]`.
+    """
+
+    __slots__ = ("hidden_bias", "hidden_weight")
+
+    def __init__(
+        self,
+        hidden_weight: Tensor | Matrix,
+        hidden_bias: Tensor | Vector,
+        weight: Tensor | Matrix,
+        bias: Tensor | Vector,
+        temperature: float,
+    ) -> None:
+        super().__init__(weight, bias, temperature)
+        self.hidden_weight: Double = _host(hidden_weight).astype(np.float64)
+        self.hidden_bias: Double = _host(hidden_bias).astype(np.float64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all four arrays."""
+        return super().nbytes + self.hidden_weight.nbytes + self.hidden_bias.nbytes
+
+    def logits(self, vectors: Matrix | Double) -> Matrix:
+        """As `Head.logits`."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            units = vectors.astype(np.float64, copy=False) @ self.hidden_weight.T
+            units += self.hidden_bias
+            return super().logits(np.maximum(units, 0.0, out=units))
+
+    def logits_of_each(self, vectors: Sequence[Any]) -> Matrix:
+        """As `Head.logits_of_each`."""
+        return self.logits(np.array(vectors))
+
+
 def apply_heads(vectors: Sequence[Vector], heads: Sequence[Head]) -> list[Vector]:
     """Logits of each row by its own head.
 

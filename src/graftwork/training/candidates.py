@@ -13,12 +13,13 @@ from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import probabilities
 from graftwork.adaptation.lora import Lora
 from graftwork.adaptation.strategy import Delta
-from graftwork.errors import DataRejected
+from graftwork.errors import DataRejected, Problem
 from graftwork.evaluation.compare import paired_difference
 from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.activations import Activations
 from graftwork.training.config import TrainingConfig
 from graftwork.training.loop import fine_tune
+from graftwork.training.mlp import fit_mlp
 from graftwork.training.probe import Probe, fit_head
 from graftwork.training.progress import Progress
 from graftwork.training.rows import PreparedRows
@@ -43,6 +44,7 @@ class Candidate:
         temperature: divides the logits.
         validation_logits: logits `[validation rows, classes]`, before the temperature, of rows it was not trained on.
         decision: why this one, when it was chosen.
+        hidden: weights `[hidden, width]` and bias `[hidden]` of the head's hidden layer, None when it is linear.
     """
 
     strategy: str
@@ -52,6 +54,7 @@ class Candidate:
     temperature: float
     validation_logits: NDArray[np.float64]
     decision: str
+    hidden: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
 
 
 def choose(
@@ -75,7 +78,7 @@ def choose(
         max_length: tokens kept of a text.
         progress: told of stages and steps.
     """
-    if config.strategy == FeatureExtraction.name:
+    if config.strategy == FeatureExtraction.name and config.feature_extraction.head == "logistic":
         return _probe_candidate(backbone, probe, prepared, decision="")
     if not len(prepared.validation):
         return _without_validation(backbone, probe, prepared, config)
@@ -87,6 +90,8 @@ def choose(
                 "too few for any other strategy to be shown better"
             )
             return _probe_candidate(backbone, probe, prepared, decision=decision)
+    if config.strategy == FeatureExtraction.name:
+        return _mlp_candidate(backbone, features, prepared, config)
     name = dearest(config)
     tuned = _tuned_candidate(name, backbone, probe, features, prepared, config, max_length, progress)
     if config.strategy != "auto":
@@ -111,6 +116,40 @@ def _probe_candidate(backbone: TextBackbone, probe: Probe, prepared: PreparedRow
         temperature=probe.temperature(prepared.labels),
         validation_logits=probe.held_out_logits[prepared.validation],
         decision=decision,
+    )
+
+
+def _mlp_candidate(
+    backbone: TextBackbone, features: NDArray[np.floating], prepared: PreparedRows, config: TrainingConfig
+) -> Candidate:
+    """A head with a hidden layer, fitted on the training part and calibrated on the validation rows."""
+    settings = config.feature_extraction
+    train, validation = prepared.train, prepared.validation
+    unseen = sorted(set(range(len(prepared.label_names))) - set(prepared.labels[train].tolist()))
+    if unseen:
+        raise DataRejected(
+            f"{prepared.rows.source}: after rows were set aside, labels are left without a row to train on",
+            problems=[Problem(prepared.label_names[index], "has only validation rows") for index in unseen],
+            remedy="Label more rows of them, or take feature_extraction.head=logistic, which uses all rows.",
+        )
+    mlp = fit_mlp(
+        features[train],
+        prepared.labels[train],
+        classes=len(prepared.label_names),
+        hidden=settings.hidden,
+        penalty=settings.alpha,
+        seed=config.seed,
+    )
+    logits = mlp.logits(features[validation])
+    return Candidate(
+        strategy=FeatureExtraction.name,
+        delta=Delta(backbone.num_layers, (), {}),
+        weight=mlp.weight,
+        bias=mlp.bias,
+        temperature=fit_temperature(logits, prepared.labels[validation]),
+        validation_logits=logits,
+        decision="",
+        hidden=(mlp.hidden_weight, mlp.hidden_bias),
     )
 
 

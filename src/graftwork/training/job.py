@@ -156,7 +156,9 @@ def _judge(
         majority=int(shares.argmax()),
         prior=shares,
         probe_probabilities=(
-            probabilities(probe.logits(bare_features.numpy()), probe_temperature) if manifest.tensors else None
+            probabilities(probe.logits(bare_features.numpy()), probe_temperature)
+            if manifest.tensors or manifest.hidden
+            else None
         ),
         dataset_digest=prepared.test.digest,
         seed=config.seed,
@@ -164,7 +166,7 @@ def _judge(
 
 
 def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> DatasetRecord:
-    held_back = len(prepared.validation) if candidate.delta.files else 0
+    held_back = len(prepared.validation) if candidate.delta.files or candidate.hidden is not None else 0
     return DatasetRecord(
         digest=rows.digest,
         rows=len(rows),

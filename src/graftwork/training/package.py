@@ -50,6 +50,9 @@ def package(
         "head.weight": torch.from_numpy(np.ascontiguousarray(candidate.weight, dtype=np.float32)),
         "head.bias": torch.from_numpy(np.ascontiguousarray(candidate.bias, dtype=np.float32)),
     }
+    if candidate.hidden is not None:
+        for name, values in zip(("hidden.weight", "hidden.bias"), candidate.hidden, strict=True):
+            head[name] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
     files = {HEAD: save(head), **candidate.delta.files}
     settings = config.model_dump(mode="json")
     if candidate.delta.files:
@@ -67,6 +70,7 @@ def package(
         split=candidate.delta.split,
         layers=backbone.num_layers,
         width=backbone.width,
+        hidden=None if candidate.hidden is None else len(candidate.hidden[1]),
         dtype=backbone.dtype_name,
         tensors=candidate.delta.tensors,
         files=tuple(
