@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CACHE := .cache/graftwork
 
-.PHONY: help setup demo fetch check format test bench bench-serving
+.PHONY: help setup demo fetch check format test bench bench-serving bench-training
 
 help:
 	@echo "make setup    a virtual environment in $(VENV) with the versions of constraints.txt"
@@ -21,6 +21,7 @@ help:
 	@echo "make check    formatting, lint and types"
 	@echo "make format   put the code in its form"
 	@echo "make bench    training beside its peers"
+	@echo "make bench-training  every strategy beside its peers on three sets and five seeds: hours"
 	@echo "make bench-serving   serving beside its peers, which are installed"
 
 setup: $(STAMP)
@@ -61,3 +62,8 @@ bench: fetch
 bench-serving: fetch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks.serving
+
+# Hours on two cores; runs that are there are not made again.
+bench-training: fetch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks.training

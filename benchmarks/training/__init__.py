@@ -1,0 +1,1 @@
+"""Training beside its peers: whole processes, real rows, several seeds."""
