@@ -20,6 +20,7 @@ from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import save_model
 
 LAYERS = 2
+NICENESS = 0  # the tests wait for it: at the lowest priority it would starve beside other tests
 RANKS = (8, 16)
 ADAPTED = ("query", "value", "intermediate.dense")
 
@@ -65,7 +66,7 @@ class Compiled:
 
 def open_compiled(folder: Path, kept: Path, architecture: str) -> Compiled:
     backbone = open_backbone(save_model(folder, architecture, num_hidden_layers=LAYERS))
-    places, meter, compiler = adaptable(backbone), Meter(), Compiler(kept)
+    places, meter, compiler = adaptable(backbone), Meter(), Compiler(kept, NICENESS)
     forward = CompiledForward(backbone, places, folder, compiler, meter)
     return Compiled(folder, kept, backbone, forward, Forward(backbone, places), compiler, meter)
 
@@ -79,7 +80,7 @@ def compiled_networks(folder: Path) -> Iterator[Compiled]:
     """The base with four networks: whole with and without room for updates, a trunk, and a tail with room for them."""
     compiled = open_compiled(folder / "bert", folder / "kept", "bert")
     # A second compiler for the machine's second core: a server leaves that to its traffic.
-    other = Compiler(compiled.kept)
+    other = Compiler(compiled.kept, NICENESS)
     compiled.forward._ask(Variant("trunk", 1))
     for variant in (Variant("whole", 0, compiled.sites), Variant("tail", 1, compiled.above)):
         compiled.forward._asked.add(variant)

@@ -256,6 +256,10 @@ class _Adapter:
     max_length: int
     delta: object | None
 
+    @property
+    def split(self) -> int | None:
+        return None if self.delta is None else 0
+
 
 contents = st.builds(
     Content,

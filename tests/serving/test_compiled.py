@@ -27,7 +27,7 @@ from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Plan
 from tests.backbones.tiny import save_model
 from tests.serving.builders import TEXTS, Made, Spec
-from tests.serving.compiling import LAYERS, Compiled, compiled_networks, open_compiled, source_of
+from tests.serving.compiling import LAYERS, NICENESS, Compiled, compiled_networks, open_compiled, source_of
 
 # The compiler gives way to everything else on the machine: beside other work it takes minutes.
 pytestmark = pytest.mark.timeout(1200)
@@ -180,7 +180,7 @@ def test_what_was_compiled_is_loaded_from_disk_the_next_time(
         raise AssertionError("a second compilation")
 
     monkeypatch.setattr(subprocess, "Popen", fail)
-    compiler, meter = Compiler(bert_compiled.kept), Meter()
+    compiler, meter = Compiler(bert_compiled.kept, NICENESS), Meter()
     places = adaptable(bert_compiled.backbone)
     again = CompiledForward(bert_compiled.backbone, places, bert_compiled.folder, compiler, meter)
     compiler.settle(60)
@@ -197,7 +197,7 @@ def kept_network(compiled: Compiled, tmp_path: Path) -> tuple[NetworkStore, Path
     source = source_of(compiled)
     name = variant_key(source.fingerprint, source.dtype, Variant("whole"))
     subprocess.run(["cp", "-r", str(compiled.kept / name), str(tmp_path)], check=True)
-    return NetworkStore(tmp_path), tmp_path / name / LIBRARY
+    return NetworkStore(tmp_path, NICENESS), tmp_path / name / LIBRARY
 
 
 @pytest.mark.parametrize("fault", ["a flipped bit", "cut short", "others may write"])
@@ -223,7 +223,7 @@ def test_a_folder_with_other_weights_is_not_compiled(bert_compiled: Compiled, tm
     source = source_of(bert_compiled)
     changed = Source(other, source.fingerprint, source.dtype, source.vocabulary, source.max_length)
     with pytest.raises(CompileFailed, match="does not hold the weights that are being served"):
-        NetworkStore(tmp_path / "kept").get(changed, Variant("whole"), bert_compiled.forward.references)
+        NetworkStore(tmp_path / "kept", NICENESS).get(changed, Variant("whole"), bert_compiled.forward.references)
     assert list((tmp_path / "kept").iterdir()) == []
 
 

@@ -16,7 +16,7 @@ from graftwork.serving.compiled.checks import Case, all_agree, make_cases, make_
 from graftwork.serving.compiled.graph import embedding_names
 from graftwork.serving.compiled.native import NativeError, NativeNetwork
 from graftwork.serving.compiled.process import CompileFailed, CompileGivenUp
-from graftwork.serving.compiled.store import NetworkStore, Source, Stored
+from graftwork.serving.compiled.store import LOWEST_PRIORITY, NetworkStore, Source, Stored
 from graftwork.serving.compiled.variant import Part, Site, Variant, union
 from graftwork.serving.compiled.worker import case_inputs, flat
 from graftwork.serving.delta import Place
@@ -43,10 +43,11 @@ class Compiler:
 
     Args:
         folder: where compiled networks are kept between runs.
+        niceness: of the process that compiles; by default it gives way to everything else.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._store = NetworkStore(folder)
+    def __init__(self, folder: Path, niceness: int = LOWEST_PRIORITY) -> None:
+        self._store = NetworkStore(folder, niceness)
         self._thread = ThreadPoolExecutor(1, "graftwork-compiler")
         self._waiting = 0
         self._lock = threading.Lock()

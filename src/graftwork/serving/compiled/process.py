@@ -30,10 +30,12 @@ class CompilerProcess:
 
     Args:
         folder: where it writes while it works, in a folder of its own that is gone when it is ended.
+        niceness: how far it gives way to other processes: 0 not at all, 19 to all.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, niceness: int) -> None:
         self._folder = folder
+        self._niceness = niceness
         self._child: subprocess.Popen[bytes] | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._closed = False
@@ -91,7 +93,7 @@ class CompilerProcess:
                 environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | own
                 with (work / "log").open("wb") as log:
                     self._child = subprocess.Popen(
-                        [sys.executable, "-m", "graftwork.serving.compiled.worker"],
+                        [sys.executable, "-m", "graftwork.serving.compiled.worker", str(self._niceness)],
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=log,

@@ -24,6 +24,9 @@ from graftwork.serving.compiled.process import CompileFailed, CompilerProcess
 from graftwork.serving.compiled.variant import Variant, variant_key
 from graftwork.serving.compiled.worker import EXPECTED, LIBRARY, REFERENCES
 
+LOWEST_PRIORITY = 19
+"""Niceness of a compiler beside a server: everything else comes first."""
+
 _META = "meta.json"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -67,11 +70,12 @@ class NetworkStore:
 
     Args:
         folder: where they are kept; made when needed, for this user alone.
+        niceness: of the process that compiles.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, niceness: int = LOWEST_PRIORITY) -> None:
         self._folder = folder
-        self._process = CompilerProcess(folder)
+        self._process = CompilerProcess(folder, niceness)
 
     def get(self, source: Source, variant: Variant, references: Sequence[Tensor]) -> Stored:
         """The compiled network, from disk or compiled now, which takes some ten seconds in a process of its own.

@@ -30,7 +30,6 @@ from graftwork.serving.compiled.variant import Variant
 LIBRARY = "network.so"
 REFERENCES = "references.safetensors"
 EXPECTED = "expected.safetensors"
-_LOWEST_PRIORITY = 19
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 _MOST_ROWS = 1 << 16
 # Precompiled headers take fourteen seconds to make and save four a network; the code that only calls the kernels is as
@@ -43,8 +42,8 @@ _INDUCTOR = {
 
 
 def main() -> None:
-    """Do the jobs that are named on standard input."""
-    _give_way()
+    """Do the jobs that are named on standard input, at the niceness that the only argument says."""
+    _give_way(int(sys.argv[1]))
     # Whatever libraries print is no answer: it goes to the log.
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
@@ -160,11 +159,11 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
-def _give_way() -> None:
+def _give_way(niceness: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if hasattr(os, "nice"):
-        os.nice(_LOWEST_PRIORITY)
+        os.nice(niceness)
 
 
 if __name__ == "__main__":
