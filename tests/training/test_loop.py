@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from graftwork.backbones.backbone import TextBackbone
 from graftwork.errors import SettingsInvalid
 from graftwork.training.activations import Activations
 from graftwork.training.config import FineTuningSettings
-from graftwork.training.loop import FineTuned, _epoch_batches, _rate, fine_tune
+from graftwork.training.loop import FineTuned, fine_tune
 from graftwork.training.probe import fit_head
 from graftwork.training.progress import Silent
+from graftwork.training.runs import Run
 
 Backbones = Callable[..., TextBackbone]
 TEXTS = tuple(
@@ -46,6 +47,10 @@ def run(
     start: Any = 0.0,
     start_bias: Any = 0.0,
     learning_rate: float = 1e-2,
+    memory: float = 1e9,
+    folder: Path | None = None,
+    class_weights: Any = None,
+    around: Run | None = None,
     **settings: Any,
 ) -> tuple[FineTuned, dict[str, bytes]]:
     lora = LoraSettings(rank=4, layers=layers, dropout=dropout, store="float32")
@@ -56,14 +61,16 @@ def run(
             attachment,
             weight=np.full((2, backbone.width), start, dtype=np.float64),
             bias=np.full(2, start_bias, dtype=np.float64),
-            train=Activations(backbone, ids, split=attachment.split),
+            train=Activations(backbone, ids, split=attachment.split, memory=memory, folder=folder),
             train_labels=LABELS,
-            validation=Activations(backbone, ids, split=attachment.split),
+            validation=Activations(backbone, ids, split=attachment.split, memory=memory, folder=folder),
             validation_labels=validation_labels,
             settings=FineTuningSettings(**{"epochs": 6, "batch_size": 8, **settings}),
             learning_rate=learning_rate,
             seed=seed,
             progress=watcher or Silent(),
+            class_weights=class_weights,
+            run=around,
         )
         return tuned, attachment.delta().files
 
@@ -103,13 +110,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(backbone_of:
     assert first[1] != other[1]
 
 
-def test_kept_activations_train_the_same_as_running_the_whole_model(
-    backbone_of: Backbones, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kept_activations_train_the_same_as_running_the_whole_model(backbone_of: Backbones, tmp_path: Path) -> None:
     backbone = backbone_of("bert")
     kept, _ = run(backbone, layers=1, epochs=2, patience=2)
-    monkeypatch.setattr("graftwork.training.activations._KEPT_BYTES", 0)
-    recomputed, _ = run(backbone, layers=1, epochs=2, patience=2)
+    recomputed, _ = run(backbone, layers=1, epochs=2, patience=2, memory=0, folder=tmp_path / "none")
     torch.testing.assert_close(kept.validation_logits, recomputed.validation_logits, atol=1e-5, rtol=1e-5)
 
 
@@ -156,30 +160,7 @@ def test_when_no_epoch_is_better_the_start_comes_back(backbone_of: Backbones) ->
 def test_a_loss_that_is_not_finite_stops_the_run_and_restores_the_base(backbone_of: Backbones) -> None:
     backbone = backbone_of("bert")
     before = backbone.embed(TEXTS)
-    with pytest.raises(SettingsInvalid, match="stopped being finite") as caught:
+    with pytest.raises(SettingsInvalid, match="was not finite at step 0") as caught:
         run(backbone, start=np.inf, learning_rate=0.5)
     assert "learning_rate (it is 0.5)" in caught.value.remedy
     assert torch.equal(backbone.embed(TEXTS), before)
-
-
-def test_an_epoch_holds_every_row_once_in_batches_of_similar_length() -> None:
-    lengths = np.random.default_rng(0).integers(2, 100, 333)
-    batches = list(_epoch_batches(lengths, 16, seed=0, epoch=1))
-    assert sorted(row for batch in batches for row in batch) == list(range(333))
-    assert max(map(len, batches)) == 16
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
-    shuffled = np.random.default_rng(0).permutation(333)
-    plain = sum(
-        len(part) * lengths[part].max() for part in (shuffled[start : start + 16] for start in range(0, 333, 16))
-    )
-    assert padded < 0.75 * plain
-    assert batches != list(_epoch_batches(lengths, 16, seed=0, epoch=2))
-
-
-def test_the_rate_warms_up_then_falls_along_a_cosine() -> None:
-    rates = [_rate(step, 100, 0.1) for step in range(100)]
-    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert rates[10] == pytest.approx(1.0)
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[99] < 0.001
-    assert all(later <= earlier for earlier, later in pairwise(rates[10:]))

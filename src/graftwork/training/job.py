@@ -18,10 +18,12 @@ from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
 from graftwork.training.candidates import Candidate, choose
 from graftwork.training.config import TrainingConfig
+from graftwork.training.identity import identity_of
 from graftwork.training.package import package
 from graftwork.training.probe import Probe, fit_probe
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows, prepare_rows
+from graftwork.training.runs import Run
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -54,6 +56,7 @@ def train(
     test: Dataset | None = None,
     config: TrainingConfig | None = None,
     progress: Progress | None = None,
+    run: Run | None = None,
 ) -> Trained:
     """Check the rows, adapt the backbone, calibrate, package, and judge the package.
 
@@ -65,13 +68,16 @@ def train(
         test: labelled rows to judge on; without them a share of `rows` is held out.
         config: the settings.
         progress: told of stages and steps.
+        run: where checkpoints and measurements go; by default nothing is kept of a run that does not end.
 
     Raises:
         DataRejected: if the check finds errors; every one is listed.
-        SettingsInvalid: if the settings do not fit the base model.
+        SettingsInvalid: if the settings do not fit the base model, or the run to resume is another one.
+        TrainingInterrupted: if the run was asked to stop.
     """
     config = config or TrainingConfig()
     progress = progress or Silent()
+    run = run or Run()
     clock = _Clock()
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
@@ -79,10 +85,16 @@ def train(
         report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=max_length, test=test)
         report.raise_for_errors()
         prepared = prepare_rows(rows, test, config)
+        run.begin(identity_of(backbone, rows, test, config), progress.note)
+
+    def advance(steps: int) -> None:
+        run.stop_if_asked()
+        progress.advance(steps)
+
     with clock.stage("features"):
         texts = prepared.rows.texts + prepared.test.texts
         progress.stage("reading texts through the backbone", len(texts))
-        vectors = backbone.embed(texts, max_length=max_length, progress=progress.advance)
+        vectors = backbone.embed(texts, max_length=max_length, progress=advance)
         features, test_features = vectors[: len(prepared.rows)], vectors[len(prepared.rows) :]
     with clock.stage("probe"):
         progress.stage("fitting the probe", None)
@@ -96,10 +108,19 @@ def train(
             seed=config.seed,
         )
     with clock.stage("strategy"):
+        run.stop_if_asked()
         candidate = choose(
-            backbone, probe, features.numpy(), prepared, config=config, max_length=max_length, progress=progress
+            backbone,
+            probe,
+            features.numpy(),
+            prepared,
+            config=config,
+            max_length=max_length,
+            progress=progress,
+            run=run,
         )
     with clock.stage("judge"):
+        run.stop_if_asked()
         progress.stage("judging on the test rows", len(prepared.test))
         draft = package(
             backbone,
