@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.data.check import check_dataset
 from graftwork.evaluation.evaluate import evaluate
@@ -24,6 +26,7 @@ from graftwork.training.probe import Probe, fit_probe
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows, prepare_rows
 from graftwork.training.runs import Run
+from graftwork.training.transfer import below_probe
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -145,45 +148,42 @@ def _judged(
     config: TrainingConfig,
     progress: Progress,
 ) -> tuple[Artifact, Evaluation | None]:
-    """The artifact with its metrics; without test rows it has none."""
+    """The artifact with its metrics; without test rows it has none.
+
+    What was packaged is evaluated, read back from its bytes; a head-only adapter sees the bare features again.
+    """
     if not len(prepared.test):
         return draft, None
-    evaluation = _judge(backbone, draft, bare_features, probe, prepared, config, progress)
-    manifest = draft.manifest.model_copy(update={"metrics": evaluation.model_dump(mode="json")})
-    return Artifact(manifest, draft.files), evaluation
-
-
-def _judge(
-    backbone: TextBackbone,
-    artifact: Artifact,
-    bare_features: torch.Tensor,
-    probe: Probe,
-    prepared: PreparedRows,
-    config: TrainingConfig,
-    progress: Progress,
-) -> Evaluation:
-    """Evaluate what was packaged, read back from its bytes; a head-only adapter sees the bare features again."""
-    manifest = artifact.manifest
+    manifest = draft.manifest
     features = bare_features
     if manifest.tensors:
-        features = adapted_features(backbone, artifact, prepared.test.texts, progress=progress.advance)
-    own = probabilities(head_logits(artifact, features), manifest.temperature)
+        features = adapted_features(backbone, draft, prepared.test.texts, progress=progress.advance)
+    own = probabilities(head_logits(draft, features), manifest.temperature)
+    trained = bool(manifest.tensors or manifest.hidden)
+    beside = _probe_beside(probe, bare_features, prepared) if trained else None
     shares = np.bincount(prepared.labels, minlength=len(prepared.label_names)) / len(prepared.labels)
-    probe_temperature = probe.temperature(prepared.labels)
-    return evaluate(
+    evaluation = evaluate(
         own,
         prepared.test_labels,
         prepared.label_names,
         majority=int(shares.argmax()),
         prior=shares,
-        probe_probabilities=(
-            probabilities(probe.logits(bare_features.numpy()), probe_temperature)
-            if manifest.tensors or manifest.hidden
-            else None
-        ),
+        probe_probabilities=beside,
         dataset_digest=prepared.test.digest,
         seed=config.seed,
     )
+    title = STRATEGIES[manifest.strategy].title
+    worse = below_probe(own, beside, prepared.test_labels, title=title) if beside is not None else None
+    changes: dict[str, Any] = {"metrics": evaluation.model_dump(mode="json")}
+    if worse is not None:
+        progress.note(f"warning: {worse.message}. {worse.remedy}")
+        changes["warnings"] = (*manifest.warnings, worse)
+    return Artifact(manifest.model_copy(update=changes), draft.files), evaluation
+
+
+def _probe_beside(probe: Probe, bare_features: torch.Tensor, prepared: PreparedRows) -> NDArray[np.float64]:
+    """The probe's probabilities on the test rows."""
+    return probabilities(probe.logits(bare_features.numpy()), probe.temperature(prepared.labels))
 
 
 def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> DatasetRecord:

@@ -75,6 +75,33 @@ def negative_transfer(history: History, *, rows: int, ended: bool) -> Finding | 
     )
 
 
+def below_probe(
+    own: NDArray[np.float64], probe: NDArray[np.float64], truth: NDArray[np.int64], *, title: str
+) -> Finding | None:
+    """The warning that what was trained is worse than the plain probe on the test rows, beyond chance.
+
+    Args:
+        own: its probabilities `[rows, classes]`.
+        probe: the probe's, fitted on all training rows.
+        truth: class indices `[rows]`.
+        title: of its strategy.
+    """
+    named: dict[Metric, str] = {"accuracy": "accuracy", "log_loss": "log loss"}
+    for metric, name in named.items():
+        found = paired_difference(metric, own, probe, truth)
+        if found.better == "b":
+            gap = found.difference
+            return Finding(
+                code="below-probe",
+                severity="warning",
+                message=f"{title} is worse than the plain probe on {len(truth)} test rows: its {name} differs by "
+                f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]",
+                count=len(truth),
+                remedy=f"Take feature-extraction. {REMEDIES}",
+            )
+    return None
+
+
 def diverged(history: History, *, what: str, step: int, learning_rate: float) -> Finding:
     """The warning that training ended early because numbers stopped being finite."""
     best = history.best
