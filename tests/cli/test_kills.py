@@ -17,6 +17,8 @@ SETTINGS = (
     "lora.layers=2", "lora.dropout=0.2", "lora.rank=4", "fine_tuning.batch_size=10", "fine_tuning.micro_batch_size=4",
     "fine_tuning.epochs=2", "fine_tuning.evaluate_steps=3", "fine_tuning.patience=9", "fine_tuning.layer_decay=0.8",
     "fine_tuning.label_smoothing=0.1", "fine_tuning.checkpoint_steps=1",
+    # A start so strongly regularised that there is something to learn, and a rate so low that it is learned.
+    "feature_extraction.penalties=[30]", "fine_tuning.learning_rate=1e-4",
 )  # fmt: skip
 SHARES = (0.0, 0.4, 0.55, 0.7, 0.85, 0.96, 0.99)
 FILE_LIMIT = 60_000  # more than the database and the adapter need, less than a checkpoint
@@ -68,6 +70,10 @@ def look_at(home: Path, graft: Graft, monkeypatch: pytest.MonkeyPatch) -> list[t
     assert graft(["fsck", "--json"]).json["errors"] == 0
     assert not (home / "runs" / "acme" / "topics").exists()
     return [(version["reference"], version["digest"]) for version in graft(["list", "--json"]).json]
+
+
+def test_what_is_compared_is_what_was_trained_and_not_where_it_started(outcomes: dict[str, Outcome]) -> None:
+    assert json.loads(outcomes["whole"].out)["manifest"]["decision"] == ""
 
 
 @pytest.mark.parametrize("share", SHARES)
