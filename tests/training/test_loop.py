@@ -176,7 +176,13 @@ def test_when_no_epoch_is_better_the_start_comes_back(backbone_of: Backbones) ->
 def test_a_step_is_torchs_own(backbone_of: Backbones) -> None:
     """Beside a loop of a few lines that knows of no trunk, no accumulation and no schedule of ours."""
     backbone = backbone_of("bert")
-    settings = {"epochs": 2, "patience": 2, "warmup_share": 0.25, "schedule": "linear", "weight_decay": 0.1}
+    settings: dict[str, Any] = {
+        "epochs": 2,
+        "patience": 2,
+        "warmup_share": 0.25,
+        "schedule": "linear",
+        "weight_decay": 0.1,
+    }
     ids = backbone.encode(TEXTS)
     targets = torch.from_numpy(LABELS)
     weights = np.array([2.0, 0.5], dtype=np.float32)
@@ -203,7 +209,7 @@ def test_a_step_is_torchs_own(backbone_of: Backbones) -> None:
                     logits, targets[rows], weight=torch.from_numpy(weights), label_smoothing=0.1
                 )
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 schedule.step()
@@ -268,7 +274,7 @@ def test_precisions_follow_each_other_in_one_process_and_leave_accelerate_as_it_
         losses.append(watcher.metrics[0]["loss"])
         assert tuned.weight.dtype == torch.float32
     assert AcceleratorState._shared_state == before
-    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=3e-2)  # of 8 bits, through three layers
     with pytest.raises(SettingsInvalid, match="precision=float16 needs a GPU"):
         run(backbone, epochs=1, precision="float16")
 
@@ -341,7 +347,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
     backbone_of: Backbones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     backbone = backbone_of("bert")
-    how: dict[str, Any] = {"dropout": 0.3, "micro_batch_size": 3, **room_to_learn(backbone)}
+    how: dict[str, Any] = {"dropout": 0.3, "micro_batch_size": 3, "checkpoint_seconds": 1e-9, **room_to_learn(backbone)}
     whole, whole_files = run(backbone, **how)
     assert whole.best_step == 18
     wish = Interruption()
@@ -384,7 +390,7 @@ def test_a_checkpoint_over_other_activations_is_refused(backbone_of: Backbones, 
     backbone = backbone_of("bert")
     first = Run(tmp_path / "run")
     first.begin({}, Silent().note)
-    run(backbone, layers=2, epochs=1, around=first)
+    run(backbone, layers=2, epochs=1, checkpoint_steps=1, around=first)
     second = Run(tmp_path / "run", resume=True)
     second.begin({}, Silent().note)
     with pytest.raises(SettingsInvalid, match="over other activations of the trunk"):

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
-import pytest
 import torch
 from torch import nn
 
 from graftwork.adaptation.lora import Lora, LoraSettings
+from graftwork.adaptation.strategy import Attachment
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.training.config import FineTuningSettings
 from graftwork.training.optimizer import parameter_groups, rate_table
@@ -31,33 +32,32 @@ class Listed:
 
 def test_rates_fall_from_the_head_down_and_vectors_do_not_decay() -> None:
     listed, head = Listed(), nn.Linear(5, 2)
-    settings = FineTuningSettings(layer_decay=0.5, weight_decay=0.1)
-    groups = parameter_groups(
-        listed,
-        list(head.parameters()),
-        layers=2,
-        settings=settings,
-        learning_rate=0.8,  # type: ignore[arg-type]
-    )
+    attachment = cast("Attachment", listed)
+    how: dict[str, Any] = {
+        "layers": 2,
+        "settings": FineTuningSettings(layer_decay=0.5, weight_decay=0.1),
+        "learning_rate": 0.5,
+    }
+    groups = parameter_groups(attachment, list(head.parameters()), **how)
     found = {id(parameter): (group["peak"], group["weight_decay"]) for group in groups for parameter in group["params"]}
     below, first, second = listed.matrices
     assert found == {
-        id(below): (pytest.approx(0.1), 0.1),
-        id(first): (pytest.approx(0.2), 0.1),
-        id(second): (pytest.approx(0.4), 0.1),
-        id(listed.bias): (pytest.approx(0.4), 0.0),
-        id(listed.shared): (pytest.approx(0.4), 0.1),
-        id(head.weight): (0.8, 0.1),
-        id(head.bias): (0.8, 0.0),
+        id(below): (0.0625, 0.1),
+        id(first): (0.125, 0.1),
+        id(second): (0.25, 0.1),
+        id(listed.bias): (0.25, 0.0),
+        id(listed.shared): (0.25, 0.1),
+        id(head.weight): (0.5, 0.1),
+        id(head.bias): (0.5, 0.0),
     }
     assert sum(len(group["params"]) for group in groups) == 7
     assert len(groups) == 6
-    table = rate_table(listed, list(head.parameters()), layers=2, settings=settings, learning_rate=0.8)  # type: ignore[arg-type]
-    assert [(row.layer, row.parameters, pytest.approx(row.rate)) for row in table] == [
-        ("head", 12, 0.8),
-        ("layer 1", 24, 0.4),
-        ("layer 0", 10, 0.2),
-        ("embeddings", 10, 0.1),
+    table = rate_table(attachment, list(head.parameters()), **how)
+    assert [(row.layer, row.parameters, row.rate) for row in table] == [
+        ("head", 12, 0.5),
+        ("layer 1", 24, 0.25),
+        ("layer 0", 10, 0.125),
+        ("embeddings", 10, 0.0625),
     ]
 
 

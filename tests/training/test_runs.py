@@ -146,6 +146,28 @@ def test_checkpoints_are_due_by_steps_or_by_seconds(tmp_path: Path, monkeypatch:
     assert not Run().stage("lora", steps=1).due(9)
 
 
+def test_at_an_evaluation_one_is_due_when_writing_the_last_was_cheap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("graftwork.training.runs.time.monotonic", lambda: now)
+    run, _ = begun(tmp_path / "run")
+    stage = run.stage("lora", seconds=60)
+    assert stage.due(1, handy=True)
+
+    def slow() -> Checkpoint:
+        nonlocal now
+        now += 2.0
+        return checkpoint(1)
+
+    stage.save(1, slow)
+    now += 39.0
+    assert not stage.due(2, handy=True)
+    now += 1.0
+    assert stage.due(2, handy=True)
+    assert not stage.due(2)
+
+
 def test_a_wish_to_stop_is_heard(tmp_path: Path) -> None:
     wish = Interruption()
     run = Run(tmp_path / "run", interruption=wish)

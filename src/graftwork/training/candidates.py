@@ -214,6 +214,7 @@ def _tuned_candidate(
                 progress=progress,
                 class_weights=weights,
             ).rate
+            progress.note(f"learning rate found: {rate:g}")
         tuned = fine_tune(
             backbone,
             attachment,

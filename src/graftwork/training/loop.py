@@ -206,7 +206,8 @@ class _Loop:
         except Diverged as error:
             self._end_diverged(error)
         tuner.restore(self._best)
-        self._stage.save(tuner.steps, self._checkpoint)
+        if self._stage.due(tuner.steps, handy=True):
+            self._stage.save(tuner.steps, self._checkpoint)
         best = self._history.best
         return FineTuned(
             weight=self._best[-2].cpu(),
@@ -258,7 +259,7 @@ class _Loop:
             self._best, self._best_logits = tuner.values(), logits.cpu()
         self._finished = tuner.steps == self._total_steps or history.stalled(self._settings.patience)
         self._warn_of_negative_transfer()
-        if not self._finished:
+        if not self._finished and self._stage.due(tuner.steps, handy=True):
             self._stage.save(tuner.steps, self._checkpoint)
 
     def _begin(self, logits: Tensor, loss: float, accuracy: float) -> None:
@@ -271,7 +272,6 @@ class _Loop:
         self._baseline = self._compared_with(self._start_logits)
         majority = majority_accuracy(self._validation.labels, self._train.labels)
         self._measured(validation_loss=loss, validation_accuracy=accuracy, majority_accuracy=majority)
-        self._stage.save(0, self._checkpoint)
 
     def _compared_with(self, logits: Tensor) -> Baseline:
         weighted = self._objective.weights is not None

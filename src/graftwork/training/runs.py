@@ -37,6 +37,7 @@ from graftwork.training.metrics import Metrics
 _RUN = "run.json"
 _CHECKPOINT = ".safetensors"
 METRICS = "metrics.jsonl"
+_SHARE = 0.05  # of a run's time that checkpoints at evaluations may take
 
 Identity = Mapping[str, str]
 
@@ -217,6 +218,7 @@ class Stage:
         self._seconds = seconds
         self._last_step = 0
         self._last_time = time.monotonic()
+        self._cost = 0.0
         self._complained = False
 
     def load(self) -> Checkpoint | None:
@@ -229,12 +231,18 @@ class Stage:
             return None
         return read_checkpoint(self._path)
 
-    def due(self, step: int) -> bool:
-        """Whether so many steps or seconds have passed since the last one."""
+    def due(self, step: int, *, handy: bool = False) -> bool:
+        """Whether so many steps or seconds have passed since the last one.
+
+        Args:
+            step: steps that are done.
+            handy: a good moment; then enough time has passed when the last one's writing was a small share of it.
+        """
         if self._path is None:
             return False
+        passed = time.monotonic() - self._last_time
         enough = self._steps is not None and step - self._last_step >= self._steps
-        return enough or time.monotonic() - self._last_time >= self._seconds
+        return enough or passed >= self._seconds or (handy and passed >= self._cost / _SHARE)
 
     def save(self, step: int, make: Callable[[], Checkpoint]) -> None:
         """Write a checkpoint in place of the last; when that fails the last one stays and the run goes on.
@@ -245,6 +253,7 @@ class Stage:
         """
         if self._path is None:
             return
+        began = time.monotonic()
         try:
             self._run.keep()
             write_checkpoint(self._path, make())
@@ -256,6 +265,7 @@ class Stage:
                 )
             self._complained = True
         self._last_step, self._last_time = step, time.monotonic()
+        self._cost = self._last_time - began
 
 
 @contextmanager
