@@ -3,8 +3,9 @@
     python -m benchmarks.kills [--kills 50] [--seed 0]
 
 The kills are shared out over the strategies. The model is tiny and random, so that a run takes seconds; what is
-written, locked and published is what every run writes, locks and publishes. A moment is a share of the calls that write, commit
-or tell progress; the process kills itself there with SIGKILL. Every second run is killed once more while it is resumed.
+written, locked and published is what every run writes, locks and publishes. A moment is a share of the calls that
+write, commit or tell progress; the process kills itself there with SIGKILL. Every second run is killed once more while
+it is resumed.
 """
 
 from __future__ import annotations
