@@ -20,7 +20,7 @@ SETTINGS = (
     # A start so strongly regularised that there is something to learn, and a rate so low that it is learned.
     "feature_extraction.penalties=[30]", "fine_tuning.learning_rate=1e-4",
 )  # fmt: skip
-SHARES = (0.0, 0.4, 0.55, 0.7, 0.85, 0.96, 0.99)
+SHARES = (0.0, 0.4, 0.6, 0.8, 0.96, 0.99)
 FILE_LIMIT = 60_000  # more than the database and the adapter need, less than a checkpoint
 
 

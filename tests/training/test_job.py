@@ -242,3 +242,12 @@ def test_a_rate_that_was_looked_for_is_in_the_manifest(bert: TextBackbone) -> No
     first, second = (train(bert, sentences(0, 80), config=searching).artifact for _ in range(2))
     assert 1e-6 < first.manifest.settings["fine_tuning"]["learning_rate"] < 0.1
     assert first.digest == second.digest
+
+
+def test_validation_rows_without_some_class_are_a_warning(bert: TextBackbone) -> None:
+    rows = sentences(0, 100)
+    rare = Dataset.from_lists([*rows.texts, "quick lazy wonderful", "over in today"], [*rows.labels, "x", "x"], "rare")
+    config = TrainingConfig.parse(strategy="lora", assignments=["fine_tuning.epochs=1", "lora.rank=2"])
+    warnings = {warning.code: warning for warning in train(bert, rare, config=config).artifact.manifest.warnings}
+    assert warnings["classes-not-validated"].examples == ("x",)
+    assert "no validation row has the label 'x'" in warnings["classes-not-validated"].message

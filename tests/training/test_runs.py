@@ -122,7 +122,7 @@ def test_a_full_disk_is_told_once_and_the_last_checkpoint_stays(
     def full(*_: object, **__: object) -> None:
         raise StorageFull("the disk is full", remedy="Free space.")
 
-    monkeypatch.setattr("graftwork.training.runs.write_checkpoint", full)
+    monkeypatch.setattr("graftwork.training.stage.write_checkpoint", full)
     stage = run.stage("lora", steps=1)
     for step in (6, 7):
         stage.save(step, lambda: checkpoint(9))
@@ -135,7 +135,7 @@ def test_a_full_disk_is_told_once_and_the_last_checkpoint_stays(
 
 def test_checkpoints_are_due_by_steps_or_by_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("graftwork.training.runs.time.monotonic", lambda: now)
+    monkeypatch.setattr("graftwork.training.stage.time.monotonic", lambda: now)
     run, _ = begun(tmp_path / "run")
     stage = run.stage("lora", steps=3, seconds=10)
     assert [stage.due(step) for step in (1, 2, 3)] == [False, False, True]
@@ -150,7 +150,7 @@ def test_at_an_evaluation_one_is_due_when_writing_the_last_was_cheap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("graftwork.training.runs.time.monotonic", lambda: now)
+    monkeypatch.setattr("graftwork.training.stage.time.monotonic", lambda: now)
     run, _ = begun(tmp_path / "run")
     stage = run.stage("lora", seconds=60)
     assert stage.due(1, handy=True)

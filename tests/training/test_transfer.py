@@ -34,6 +34,16 @@ def test_only_what_chance_does_not_explain_is_a_fall(weighted: bool) -> None:
     assert baseline.above(np.full((len(LABELS), 3), np.nan))
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_few_rows_prove_nothing_and_break_nothing(rows: int) -> None:
+    labels = np.arange(rows) % 2
+    start = np.eye(2)[labels] * 4.0
+    baseline = Baseline(start, labels, weighted=False)
+    assert not baseline.above(start)
+    assert not Baseline(start, labels, weighted=True).above(start * 2)
+    baseline.above(-start)
+
+
 @pytest.mark.parametrize(
     ("below", "ended", "told"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,8 +116,9 @@ def _mapped(shape: tuple[int, int], dtype: torch.dtype, size: int, folder: Path 
     """A tensor in a file whose name is removed at once: nothing is left of it when the process is killed."""
     descriptor, name = tempfile.mkstemp(prefix="activations-", dir=folder)
     try:
-        # All of it now: a full disk is an error here and would kill the process at a later write to the mapping.
-        os.posix_fallocate(descriptor, 0, size)
+        if sys.platform == "linux":
+            # All of it now: a full disk is an error here and would kill the process at a later write to the mapping.
+            os.posix_fallocate(descriptor, 0, size)
         return torch.from_file(name, shared=True, size=shape[0] * shape[1], dtype=dtype).reshape(shape)
     finally:
         os.close(descriptor)

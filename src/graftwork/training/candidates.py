@@ -243,8 +243,25 @@ def _tuned_candidate(
         validation_logits=logits,
         decision=f"{strategy.title}, {_START_WAS_BEST}" if tuned.best_epoch == 0 else "",
         learning_rate=rate,
-        warnings=tuned.warnings,
+        warnings=(*_classes_not_validated(prepared, progress), *tuned.warnings),
     )
+
+
+def _classes_not_validated(prepared: PreparedRows, progress: Progress) -> list[Finding]:
+    missing = prepared.labels_not_validated
+    if not missing:
+        return []
+    named = ", ".join(map(repr, missing[:5])) + (" …" if len(missing) > 5 else "")
+    found = Finding(
+        code="classes-not-validated",
+        severity="warning",
+        message=f"no validation row has the label {named}, so training was not stopped for its sake",
+        count=len(missing),
+        examples=missing[:5],
+        remedy="Label more rows of it, or raise validation_share.",
+    )
+    progress.note(f"warning: {found.message}. {found.remedy}")
+    return [found]
 
 
 def _compare(tuned: Candidate, plain: Candidate, prepared: PreparedRows) -> tuple[bool, str]:

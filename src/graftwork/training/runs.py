@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,19 +24,16 @@ from graftwork.errors import (
     Conflict,
     Problem,
     SettingsInvalid,
-    StorageError,
     TrainingInterrupted,
 )
 from graftwork.registry.durable import is_abandoned, storage_error, write_file
 from graftwork.registry.reference import Reference
-from graftwork.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from graftwork.training.interruption import Interruption
 from graftwork.training.metrics import Metrics
+from graftwork.training.stage import SUFFIX, Stage
 
 _RUN = "run.json"
-_CHECKPOINT = ".safetensors"
 METRICS = "metrics.jsonl"
-_SHARE = 0.05  # of a run's time that checkpoints at evaluations may take
 
 Identity = Mapping[str, str]
 
@@ -192,7 +188,7 @@ class Run:
         if folder.exists() and not folder.is_dir():
             strange = [folder]
         else:
-            ours = (METRICS, *(path.name for path in folder.glob(f"*{_CHECKPOINT}")))
+            ours = (METRICS, *(path.name for path in folder.glob(f"*{SUFFIX}")))
             strange = sorted(p for p in folder.glob("*") if p.name not in ours and not is_abandoned(p.name))
         if strange:
             raise SettingsInvalid(
@@ -204,68 +200,8 @@ class Run:
     @staticmethod
     def _remove_checkpoints(folder: Path) -> None:
         for path in folder.glob("*"):
-            if path.name.endswith(_CHECKPOINT) or is_abandoned(path.name):
+            if path.name.endswith(SUFFIX) or is_abandoned(path.name):
                 path.unlink(missing_ok=True)
-
-
-class Stage:
-    """The checkpoints of one part of a run, the newest alone."""
-
-    def __init__(self, run: Run, name: str, *, steps: int | None, seconds: float) -> None:
-        self._run = run
-        self._path = run.folder / f"{name}{_CHECKPOINT}" if run.folder else None
-        self._steps = steps
-        self._seconds = seconds
-        self._last_step = 0
-        self._last_time = time.monotonic()
-        self._cost = 0.0
-        self._complained = False
-
-    def load(self) -> Checkpoint | None:
-        """The newest checkpoint of the run that is resumed; None when there is none.
-
-        Raises:
-            BlobDamaged: if it cannot be used.
-        """
-        if self._path is None or not self._run.resumed or not self._path.exists():
-            return None
-        return read_checkpoint(self._path)
-
-    def due(self, step: int, *, handy: bool = False) -> bool:
-        """Whether so many steps or seconds have passed since the last one.
-
-        Args:
-            step: steps that are done.
-            handy: a good moment; then enough time has passed when the last one's writing was a small share of it.
-        """
-        if self._path is None:
-            return False
-        passed = time.monotonic() - self._last_time
-        enough = self._steps is not None and step - self._last_step >= self._steps
-        return enough or passed >= self._seconds or (handy and passed >= self._cost / _SHARE)
-
-    def save(self, step: int, make: Callable[[], Checkpoint]) -> None:
-        """Write a checkpoint in place of the last; when that fails the last one stays and the run goes on.
-
-        Args:
-            step: steps that are done.
-            make: gives it.
-        """
-        if self._path is None:
-            return
-        began = time.monotonic()
-        try:
-            self._run.keep()
-            write_checkpoint(self._path, make())
-        except StorageError as error:
-            if not self._complained:
-                self._run.note(
-                    f"warning: no checkpoint could be written at step {step}: {error.message}. Training goes on; "
-                    f"what was kept before is still there. {error.remedy}"
-                )
-            self._complained = True
-        self._last_step, self._last_time = step, time.monotonic()
-        self._cost = self._last_time - began
 
 
 @contextmanager
