@@ -160,7 +160,9 @@ def test_every_error_has_a_code_of_its_own_and_keeps_to_the_exit_codes() -> None
     for kind in ERRORS:
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", kind.code)
         assert "code" in vars(kind), f"{kind.__name__} has its parent's code"
-        assert kind.exit_code == (2 if issubclass(kind, errors.UserError) else 1)
+        interrupted = kind is errors.TrainingInterrupted
+        told = 75 if interrupted else 2 if issubclass(kind, errors.UserError) else 1
+        assert kind.exit_code == told
         assert 400 <= kind.status < 600
         assert kind.__doc__
 

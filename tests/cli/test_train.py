@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pty
 import subprocess
@@ -120,6 +121,48 @@ def test_warnings_of_the_rows_are_told_and_kept(graft: Graft, home: Path, rows_f
     assert "rows 62" in done.err
     report = graft(["report", "acme/topics", "--json"]).json
     assert "duplicate-rows" in [warning["code"] for warning in report["warnings"]]
+
+
+def test_measurements_go_to_a_file_and_nothing_is_left_of_the_run(
+    graft: Graft, home: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.jsonl"
+    options = ["--strategy", "lora", "--set", "fine_tuning.epochs=1", "--set", "fine_tuning.batch_size=16"]
+    assert graft(line_for(rows_file, *options, "--log", str(log), "--json")).code == 0
+    measured = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in measured] == [("lora", step) for step in (0, 1, 2, 3, 3)]
+    assert set(measured[0]) == {
+        "stage", "step", "epoch", "validation_loss", "validation_accuracy", "majority_accuracy", "seconds",
+    }  # fmt: skip
+    assert set(measured[1]) == {"stage", "step", "epoch", "loss", "rate", "gradient_norm", "seconds"}
+    assert measured[1]["epoch"] == pytest.approx(1 / 3, abs=1e-3)
+    assert {path.name for path in (home / "runs" / "acme").iterdir()} == {".topics.lock"}
+
+
+def test_nothing_to_resume_is_said(graft: Graft, home: Path, rows_file: Path) -> None:
+    done = graft(line_for(rows_file, "--strategy", "feature-extraction", "--resume"))
+    assert done.code == 0
+    assert "there is nothing to resume: training begins at the beginning" in done.err
+
+
+def test_a_folder_in_the_way_of_checkpoints_is_refused(graft: Graft, home: Path, rows_file: Path) -> None:
+    strange = home / "runs" / "acme" / "topics" / "thesis.txt"
+    strange.parent.mkdir(parents=True)
+    strange.write_text("years of work")
+    done = graft(line_for(rows_file, "--strategy", "feature-extraction", "--json"))
+    assert (done.code, done.error["code"]) == (2, "settings-invalid")
+    assert done.error["problems"] == [{"where": str(strange), "what": "is in the way"}]
+    assert strange.read_text() == "years of work"
+
+
+def test_settings_of_the_loop_that_cannot_be_are_all_told(graft: Graft, home: Path, rows_file: Path) -> None:
+    settings = ("schedule=square", "label_smoothing=1", "layer_decay=0", "class_weights=none", "precision=int8")
+    line = line_for(rows_file, "--json", *(word for text in settings for word in ("--set", f"fine_tuning.{text}")))
+    done = graft(line)
+    assert (done.code, done.error["code"]) == (2, "settings-invalid")
+    assert {p["where"].removeprefix("fine_tuning.").partition(".")[0] for p in done.error["problems"]} == {
+        text.partition("=")[0] for text in settings
+    }
 
 
 def test_on_a_terminal_progress_is_drawn_in_colours(home: Path, rows_file: Path) -> None:

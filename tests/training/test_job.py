@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.data.dataset import Dataset
-from graftwork.errors import DataRejected, SettingsInvalid
+from graftwork.errors import DataRejected, SettingsInvalid, TrainingInterrupted
 from graftwork.evaluation.results import Evaluation
 from graftwork.training.config import TrainingConfig
+from graftwork.training.interruption import Interruption
 from graftwork.training.job import train
+from graftwork.training.runs import Run
 
 Backbones = Callable[..., TextBackbone]
 NOUNS = {"animal": ("fox", "dog"), "trade": ("parcel", "refund", "market"), "law": ("court", "appeal", "case")}
@@ -183,3 +186,68 @@ def test_too_few_rows_to_validate_on_are_refused_for_lora_and_told_by_auto(bert:
     chosen = train(bert, few, config=TrainingConfig(strategy="auto")).artifact.manifest
     assert chosen.strategy == "feature-extraction"
     assert "no validation row is left" in chosen.decision
+
+
+def test_a_run_is_resumed_only_with_the_same_rows_settings_and_base(
+    bert: TextBackbone, backbone_of: Backbones, tmp_path: Path
+) -> None:
+    rows = sentences(0, 100)
+    begun = Run(tmp_path / "run")
+    train(bert, rows, config=PROBE, run=begun)
+    begun.keep()
+
+    def differences(backbone: TextBackbone, rows: Dataset, config: TrainingConfig) -> list[str]:
+        with pytest.raises(SettingsInvalid, match="cannot be resumed") as caught:
+            train(backbone, rows, config=config, run=Run(tmp_path / "run", resume=True))
+        return [problem.where for problem in caught.value.problems]
+
+    other = PROBE.model_copy(update={"seed": 1, "lora": LORA.lora})
+    assert differences(bert, rows, other) == ["setting seed", "setting lora.rank"]
+    assert differences(bert, sentences(0, 101), PROBE) == ["rows"]
+    assert differences(backbone_of("roberta"), rows, PROBE) == ["base model", "tokenizer"]
+    # How often checkpoints are written and where activations are kept decides nothing.
+    often = TrainingConfig.parse(
+        strategy="feature-extraction", assignments=["fine_tuning.checkpoint_steps=1", "fine_tuning.cache_gb=0"]
+    )
+    train(bert, rows, config=often, run=Run(tmp_path / "run", resume=True))
+    assert "checkpoint_steps" not in train(bert, rows, config=often).artifact.manifest.settings["fine_tuning"]
+
+
+def test_training_is_stopped_before_it_has_begun_to_learn(bert: TextBackbone, tmp_path: Path) -> None:
+    wish = Interruption()
+    wish.request()
+    with pytest.raises(TrainingInterrupted, match="was asked to stop") as caught:
+        train(bert, sentences(0, 100), config=PROBE, run=Run(tmp_path / "run", interruption=wish))
+    assert caught.value.remedy == "Nothing was kept yet."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_warnings_of_training_are_in_the_manifest_and_worse_than_the_probe_is_one(
+    bert: TextBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftwork.training.history.History.best", property(lambda self: self.last))
+    wild = TrainingConfig.parse(
+        strategy="lora", assignments=["fine_tuning.epochs=1", "fine_tuning.learning_rate=1", "lora.rank=4"]
+    )
+    trained = train(bert, sentences(0, 200), config=wild)
+    codes = [warning.code for warning in trained.artifact.manifest.warnings]
+    assert codes[-2:] == ["negative-transfer", "below-probe"]
+    assert trained.artifact.manifest.decision == ""
+
+
+def test_a_rate_that_was_looked_for_is_in_the_manifest(bert: TextBackbone) -> None:
+    searching = TrainingConfig.parse(
+        strategy="lora", assignments=["fine_tuning.learning_rate=auto", "fine_tuning.epochs=1", "lora.rank=2"]
+    )
+    first, second = (train(bert, sentences(0, 80), config=searching).artifact for _ in range(2))
+    assert 1e-6 < first.manifest.settings["fine_tuning"]["learning_rate"] < 0.1
+    assert first.digest == second.digest
+
+
+def test_validation_rows_without_some_class_are_a_warning(bert: TextBackbone) -> None:
+    rows = sentences(0, 100)
+    rare = Dataset.from_lists([*rows.texts, "quick lazy wonderful", "over in today"], [*rows.labels, "x", "x"], "rare")
+    config = TrainingConfig.parse(strategy="lora", assignments=["fine_tuning.epochs=1", "lora.rank=2"])
+    warnings = {warning.code: warning for warning in train(bert, rare, config=config).artifact.manifest.warnings}
+    assert warnings["classes-not-validated"].examples == ("x",)
+    assert "no validation row has the label 'x'" in warnings["classes-not-validated"].message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
             "graft train train.csv --test test.csv --base minilm --name acme/news --strategy lora --seed 1",
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
+            "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
         )
     )(train)
 
@@ -68,6 +70,15 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what the run would take; nothing is trained or published.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run of this name that was killed or stopped, bit for bit.")
+    ] = False,
+    log: Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", help="Write measurements to this JSON lines file.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", metavar="FOLDER", help="Write measurements for TensorBoard.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check labelled rows, adapt a base model to them, judge the result and publish it as the next version."""
@@ -84,8 +95,9 @@ def train(
         if like is not None:
             config = parse(start=opened.catalog.resolve(like).manifest.settings)
         opened.bases.resolve(base)
-        if expected_latest is not None:
-            # Publishing checks it too; who is late already need not train first.
+        if expected_latest is not None and not resume:
+            # Publishing checks it too; who is late already need not train first. A run that is resumed may itself
+            # have published the version that is there.
             opened.catalog.expect_latest(name, expected_latest)
         rows = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
         test_rows = None
@@ -95,7 +107,17 @@ def train(
             _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
             return
         published, trained = train_and_publish(
-            opened, base, name, rows, test_rows, config, expected_latest=expected_latest, quiet=as_json
+            opened,
+            base,
+            name,
+            rows,
+            test_rows,
+            config,
+            expected_latest=expected_latest,
+            resume=resume,
+            log=log,
+            tensorboard=tensorboard,
+            quiet=as_json,
         )
     _tell(published, trained, as_json=as_json)
 
@@ -117,6 +139,9 @@ def train_and_publish(
     config: TrainingConfig,
     *,
     expected_latest: int | None = None,
+    resume: bool = False,
+    log: Path | None = None,
+    tensorboard: Path | None = None,
     quiet: bool = False,
 ) -> tuple[AdapterVersion, Trained]:
     """Train on rows, with progress drawn, and publish the result as the next version of a name.
@@ -129,25 +154,43 @@ def train_and_publish(
         test: rows to judge on, or None to hold some out.
         config: the training settings.
         expected_latest: publish only if this is the newest version.
+        resume: go on with the unfinished run of this name.
+        log: JSON lines file for measurements; by default they are in the run's folder while it runs.
+        tensorboard: folder for TensorBoard.
         quiet: draw nothing.
     """
     from graftwork.cli.progress import DrawnProgress
 
     started = time.perf_counter()
-    with DrawnProgress(quiet=quiet) as progress:
+    with DrawnProgress(quiet=quiet) as progress, ExitStack() as stack:
         progress.stage("loading the base model", None)
         backbone = opened.backbone(opened.bases.resolve(base))
-        from graftwork.training.job import train as run
+        from graftwork.training.interruption import on_sigterm
+        from graftwork.training.job import train as train_adapter
+        from graftwork.training.metrics import open_metrics
+        from graftwork.training.runs import METRICS, open_run
 
         loaded = time.perf_counter()
-        trained = run(backbone, rows, test=test, config=config, progress=progress)
-    ended = time.perf_counter()
-    record = {
-        "seconds": {"load": round(loaded - started, 3), **trained.record["seconds"]},
-        "total_seconds": round(ended - started, 3),
-        "rows_from": rows.source,
-    }
-    published = opened.catalog.publish(name, trained.artifact, record=record, expected_latest=expected_latest)
+        wish = stack.enter_context(on_sigterm())
+        run = stack.enter_context(
+            open_run(opened.settings.home, name, resume=resume, interruption=wish, note=progress.note)
+        )
+        measured_in = log or (run.folder / METRICS if run.folder else None)
+        run.metrics = open_metrics(name, log=measured_in, tensorboard=tensorboard, note=progress.note)
+        stack.callback(run.metrics.close)
+        trained = train_adapter(backbone, rows, test=test, config=config, progress=progress, run=run)
+        ended = time.perf_counter()
+        record = {
+            "seconds": {"load": round(loaded - started, 3), **trained.record["seconds"]},
+            "total_seconds": round(ended - started, 3),
+            "rows_from": rows.source,
+        }
+        run.keep()
+        # The run's id as the key: a run that was killed when it had published publishes no second time.
+        published = opened.catalog.publish(
+            name, trained.artifact, record=record, expected_latest=expected_latest, idempotency_key=run.id
+        )
+        run.finish()
     return published, trained
 
 

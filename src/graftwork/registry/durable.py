@@ -43,7 +43,7 @@ def is_abandoned(name: str) -> bool:
     return False
 
 
-def write_file(path: Path, chunks: Iterable[bytes], *, staging: Path, durable: bool = True) -> None:
+def write_file(path: Path, chunks: Iterable[bytes | memoryview], *, staging: Path, durable: bool = True) -> None:
     """Write `chunks` to `path`, replacing what is there at once.
 
     Args:

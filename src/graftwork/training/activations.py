@@ -6,8 +6,13 @@ evaluation mode and without gradients, kept without their padding, and padded ag
 
 from __future__ import annotations
 
+import hashlib
+import os
+import sys
+import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,28 +23,58 @@ from graftwork.backbones.backbone import length_sorted_batches
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone, TokenBatch
 
-_KEPT_BYTES = 2 * 2**30
+_MEMORY = 2 * 2**30
 
 
 class Activations:
     """Inputs of a backbone's tail, row by row.
 
-    With a split at the bottom, or more activations than fit the bound, nothing is kept and the trunk runs with each
-    batch.
+    With a split at the bottom nothing is kept. What does not fit the bound of memory is kept in a file that has no name
+    and is gone with the process; when the disk has no room for it either, the trunk runs with each batch. The values
+    are the same wherever they are kept.
+
+    Args:
+        backbone: the frozen backbone.
+        ids: token ids of each row.
+        split: index of the tail's first layer.
+        memory: bytes that may be kept in memory.
+        folder: for the file; the system's temporary folder by default.
 
     Attributes:
         lengths: tokens of each row, int64 `[rows]`.
-        bytes_kept: memory held by kept activations.
+        bytes_kept: size of what is kept.
+        place: where.
     """
 
-    def __init__(self, backbone: TextBackbone, ids: Sequence[Sequence[int]], *, split: int) -> None:
+    def __init__(
+        self,
+        backbone: TextBackbone,
+        ids: Sequence[Sequence[int]],
+        *,
+        split: int,
+        memory: float = _MEMORY,
+        folder: Path | None = None,
+    ) -> None:
         self._backbone = backbone
         self._ids = ids
         self._split = split
         self.lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
-        size = int(self.lengths.sum()) * backbone.width * backbone.dtype.itemsize
-        self.bytes_kept = size if split > 0 and size <= _KEPT_BYTES else 0
-        self._kept: list[Tensor] | None = self._compute() if self.bytes_kept else None
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.place: Literal["nowhere", "memory", "disk"] = "nowhere"
+        # The tokens of all rows one after the other, [tokens, width].
+        self._kept: Tensor | None = self._room(memory, folder) if split > 0 and ids else None
+        self.bytes_kept = 0 if self._kept is None else self._kept.nbytes
+        if self._kept is not None:
+            self._compute(self._kept)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over what the activations follow from: base, dtype, split, token ids."""
+        digest = hashlib.sha256(f"{self._backbone.fingerprint} {self._backbone.dtype_name} {self._split}".encode())
+        digest.update(self.lengths.tobytes())
+        for tokens in self._ids:
+            digest.update(np.asarray(tokens, dtype=np.int64).tobytes())
+        return digest.hexdigest()
 
     def batch(self, rows: Sequence[int]) -> tuple[Tensor, TokenBatch]:
         """The tail's input `[rows, tokens, width]` for these rows, and their token batch."""
@@ -47,19 +82,44 @@ class Activations:
         if self._kept is None:
             with torch.no_grad():
                 return self._backbone.trunk(batch, self._split), batch
-        hidden = torch.nn.utils.rnn.pad_sequence([self._kept[row] for row in rows], batch_first=True)
-        return hidden, batch
+        parts = [self._kept[self._starts[row] : self._starts[row + 1]] for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(self._backbone.device), batch
 
     def batches(self) -> list[list[int]]:
         """All rows in batches of similar length, for evaluation."""
         return length_sorted_batches(self.lengths.tolist(), self._backbone.batch_tokens)
 
-    def _compute(self) -> list[Tensor]:
-        kept: list[Tensor] = [torch.empty(0)] * len(self._ids)
+    def _room(self, memory: float, folder: Path | None) -> Tensor | None:
+        """An empty tensor for everything, in memory or in a file; None when there is room in neither."""
+        shape = (int(self._starts[-1]), self._backbone.width)
+        size = shape[0] * shape[1] * self._backbone.dtype.itemsize
+        if size <= memory:
+            self.place = "memory"
+            return torch.empty(shape, dtype=self._backbone.dtype, device=self._backbone.device)
+        try:
+            mapped = _mapped(shape, self._backbone.dtype, size, folder)
+        except OSError:
+            return None
+        self.place = "disk"
+        return mapped
+
+    def _compute(self, kept: Tensor) -> None:
         for rows in self.batches():
             batch = self._backbone.collate([self._ids[row] for row in rows])
             with torch.no_grad():
                 hidden = self._backbone.trunk(batch, self._split)
             for place, row in enumerate(rows):
-                kept[row] = hidden[place, : len(self._ids[row])].clone()
-        return kept
+                kept[self._starts[row] : self._starts[row + 1]] = hidden[place, : len(self._ids[row])]
+
+
+def _mapped(shape: tuple[int, int], dtype: torch.dtype, size: int, folder: Path | None) -> Tensor:
+    """A tensor in a file whose name is removed at once: nothing is left of it when the process is killed."""
+    descriptor, name = tempfile.mkstemp(prefix="activations-", dir=folder)
+    try:
+        if sys.platform == "linux":
+            # All of it now: a full disk is an error here and would kill the process at a later write to the mapping.
+            os.posix_fallocate(descriptor, 0, size)
+        return torch.from_file(name, shared=True, size=shape[0] * shape[1], dtype=dtype).reshape(shape)
+    finally:
+        os.close(descriptor)
+        Path(name).unlink()

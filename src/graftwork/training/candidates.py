@@ -13,6 +13,7 @@ from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import probabilities
 from graftwork.adaptation.lora import Lora
 from graftwork.adaptation.strategy import Delta
+from graftwork.data.findings import Finding
 from graftwork.errors import DataRejected, Problem
 from graftwork.evaluation.compare import paired_difference
 from graftwork.evaluation.temperature import fit_temperature
@@ -20,9 +21,12 @@ from graftwork.training.activations import Activations
 from graftwork.training.config import TrainingConfig
 from graftwork.training.loop import fine_tune
 from graftwork.training.mlp import fit_mlp
+from graftwork.training.objective import class_weights
 from graftwork.training.probe import Probe, fit_head
 from graftwork.training.progress import Progress
+from graftwork.training.rate_finder import find_rate
 from graftwork.training.rows import PreparedRows
+from graftwork.training.runs import Run
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -45,6 +49,8 @@ class Candidate:
         validation_logits: logits `[validation rows, classes]`, before the temperature, of rows it was not trained on.
         decision: why this one, when it was chosen.
         hidden: weights `[hidden, width]` and bias `[hidden]` of the head's hidden layer, None when it is linear.
+        learning_rate: highest rate it was trained with; None when nothing was but the head.
+        warnings: what training warned of.
     """
 
     strategy: str
@@ -55,6 +61,8 @@ class Candidate:
     validation_logits: NDArray[np.float64]
     decision: str
     hidden: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
+    learning_rate: float | None = None
+    warnings: tuple[Finding, ...] = ()
 
 
 def choose(
@@ -66,6 +74,7 @@ def choose(
     config: TrainingConfig,
     max_length: int,
     progress: Progress,
+    run: Run,
 ) -> Candidate:
     """What was asked for; with `auto`, a fine-tuned delta if it beats the probe on the validation rows beyond chance.
 
@@ -77,6 +86,7 @@ def choose(
         config: the settings.
         max_length: tokens kept of a text.
         progress: told of stages and steps.
+        run: where checkpoints and measurements go.
     """
     if config.strategy == FeatureExtraction.name and config.feature_extraction.head == "logistic":
         return _probe_candidate(backbone, probe, prepared, decision="")
@@ -93,7 +103,7 @@ def choose(
     if config.strategy == FeatureExtraction.name:
         return _mlp_candidate(backbone, features, prepared, config)
     name = dearest(config)
-    tuned = _tuned_candidate(name, backbone, probe, features, prepared, config, max_length, progress)
+    tuned = _tuned_candidate(name, backbone, probe, features, prepared, config, max_length, progress, run)
     if config.strategy != "auto":
         return tuned
     plain = _probe_candidate(backbone, probe, prepared, decision="")
@@ -174,27 +184,53 @@ def _tuned_candidate(
     config: TrainingConfig,
     max_length: int,
     progress: Progress,
+    run: Run,
 ) -> Candidate:
     train, validation = prepared.train, prepared.validation
     classes = len(prepared.label_names)
     # Not the probe's own head: that has seen the validation rows.
     weight, bias = fit_head(features[train], prepared.labels[train], classes=classes, penalty=probe.penalty)
     ids = backbone.encode(prepared.rows.texts, max_length)
-    strategy = STRATEGIES[name]
+    strategy, settings = STRATEGIES[name], config.fine_tuning
+    weights = class_weights(settings.class_weights, prepared.labels[train], prepared.label_names)
+
+    def activations(rows: NDArray[np.int64], split: int) -> Activations:
+        memory, folder = settings.cache_gb * 1e9, run.temporary_folder
+        return Activations(backbone, [ids[row] for row in rows], split=split, memory=memory, folder=folder)
+
     with strategy.attach(backbone, config.settings_of(name), seed=config.seed) as attachment:
+        given = activations(train, attachment.split)
+        rate = config.learning_rate_of(name)
+        if rate == "auto":
+            rate = find_rate(
+                backbone,
+                attachment,
+                weight=weight,
+                bias=bias,
+                train=given,
+                train_labels=prepared.labels[train],
+                settings=settings,
+                seed=config.seed,
+                progress=progress,
+                class_weights=weights,
+            ).rate
+            progress.note(f"learning rate found: {rate:g}")
         tuned = fine_tune(
             backbone,
             attachment,
             weight=weight,
             bias=bias,
-            train=Activations(backbone, [ids[row] for row in train], split=attachment.split),
+            train=given,
             train_labels=prepared.labels[train],
-            validation=Activations(backbone, [ids[row] for row in validation], split=attachment.split),
+            validation=activations(validation, attachment.split),
             validation_labels=prepared.labels[validation],
-            settings=config.fine_tuning,
-            learning_rate=config.learning_rate_of(name),
+            settings=settings,
+            learning_rate=rate,
             seed=config.seed,
             progress=progress,
+            class_weights=weights,
+            run=run,
+            stage=name,
         )
         delta = attachment.delta()
     logits = tuned.validation_logits.double().numpy()
@@ -206,7 +242,26 @@ def _tuned_candidate(
         temperature=fit_temperature(logits, prepared.labels[validation]),
         validation_logits=logits,
         decision=f"{strategy.title}, {_START_WAS_BEST}" if tuned.best_epoch == 0 else "",
+        learning_rate=rate,
+        warnings=(*_classes_not_validated(prepared, progress), *tuned.warnings),
     )
+
+
+def _classes_not_validated(prepared: PreparedRows, progress: Progress) -> list[Finding]:
+    missing = prepared.labels_not_validated
+    if not missing:
+        return []
+    named = ", ".join(map(repr, missing[:5])) + (" …" if len(missing) > 5 else "")
+    found = Finding(
+        code="classes-not-validated",
+        severity="warning",
+        message=f"no validation row has the label {named}, so training was not stopped for its sake",
+        count=len(missing),
+        examples=missing[:5],
+        remedy="Label more rows of it, or raise validation_share.",
+    )
+    progress.note(f"warning: {found.message}. {found.remedy}")
+    return [found]
 
 
 def _compare(tuned: Candidate, plain: Candidate, prepared: PreparedRows) -> tuple[bool, str]:

@@ -6,7 +6,7 @@ import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,26 +20,51 @@ from graftwork.errors import Problem, SettingsInvalid
 class FineTuningSettings(BaseModel):
     """How a delta is trained.
 
+    What changes no result (how often checkpoints are written, how much memory the cache may take) is not part of the
+    resolved settings that manifests and checkpoints hold.
+
     Attributes:
         epochs: passes over the training rows at most.
-        batch_size: rows a step.
-        learning_rate: highest rate of AdamW; warmed up linearly, then lowered along a cosine. By default the
-            strategy's own.
-        warmup_share: share of all steps that warm up.
-        weight_decay: AdamW's decoupled decay.
+        batch_size: rows of an optimizer step.
+        micro_batch_size: rows computed at once; gradients are added up to `batch_size`. By default all of them.
+        learning_rate: highest rate of AdamW. By default the strategy's own; `auto` looks for one (Smith, arXiv
+            1506.01186).
+        schedule: how the rate falls after the warm-up: along a `cosine`, `linear`, or not at all (`constant`).
+        warmup_share: share of all steps over which the rate rises linearly.
+        layer_decay: factor on the rate from each layer to the one below it; the head has the whole rate.
+        weight_decay: AdamW's decoupled decay of matrices; biases and norms do not decay.
         clip: largest norm of the gradient.
-        patience: epochs without a better validation loss after which the run stops.
+        label_smoothing: share of the target that is spread over all classes.
+        class_weights: weight of each class's rows in the loss: `balanced` gives every class the same sum; by default
+            every row weighs the same.
+        precision: what matrix products are computed in where the backbone's own dtype is wider: by autocast, with a
+            scaled loss for `float16`.
+        evaluate_steps: optimizer steps between evaluations on the validation rows; an epoch by default.
+        patience: evaluations without a better validation loss after which the run stops.
+        checkpoint_steps: steps between checkpoints, beside one at each evaluation.
+        checkpoint_seconds: seconds after which a checkpoint is due in any case.
+        cache_gb: memory for the cached activations of the trunk; more goes to a file on disk.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(4, ge=1, le=1000)
     batch_size: int = Field(32, ge=1, le=4096)
-    learning_rate: float | None = Field(None, gt=0, le=1)
+    micro_batch_size: int | None = Field(None, ge=1, le=4096)
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_share: float = Field(0.06, ge=0, lt=1)
+    layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.0, ge=0, le=1)
     clip: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    evaluate_steps: int | None = Field(None, ge=1)
     patience: int = Field(1, ge=1)
+    checkpoint_steps: int | None = Field(None, ge=1, exclude=True)
+    checkpoint_seconds: float = Field(60.0, gt=0, exclude=True)
+    cache_gb: float = Field(2.0, ge=0, exclude=True)
 
 
 class TrainingConfig(BaseModel):
@@ -78,8 +103,8 @@ class TrainingConfig(BaseModel):
         assert isinstance(settings, StrategySettings)
         return settings
 
-    def learning_rate_of(self, strategy: str) -> float:
-        """The highest rate: what was asked for, or else the strategy's own."""
+    def learning_rate_of(self, strategy: str) -> float | Literal["auto"]:
+        """The highest rate: what was asked for, or else the strategy's own; `auto` when it is to be looked for."""
         return self.fine_tuning.learning_rate or STRATEGIES[strategy].learning_rate
 
     @classmethod

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.data.check import check_dataset
 from graftwork.evaluation.evaluate import evaluate
@@ -18,10 +20,13 @@ from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
 from graftwork.training.candidates import Candidate, choose
 from graftwork.training.config import TrainingConfig
+from graftwork.training.identity import identity_of
 from graftwork.training.package import package
 from graftwork.training.probe import Probe, fit_probe
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows, prepare_rows
+from graftwork.training.runs import Run
+from graftwork.training.transfer import below_probe
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -54,6 +59,7 @@ def train(
     test: Dataset | None = None,
     config: TrainingConfig | None = None,
     progress: Progress | None = None,
+    run: Run | None = None,
 ) -> Trained:
     """Check the rows, adapt the backbone, calibrate, package, and judge the package.
 
@@ -65,13 +71,16 @@ def train(
         test: labelled rows to judge on; without them a share of `rows` is held out.
         config: the settings.
         progress: told of stages and steps.
+        run: where checkpoints and measurements go; by default nothing is kept of a run that does not end.
 
     Raises:
         DataRejected: if the check finds errors; every one is listed.
-        SettingsInvalid: if the settings do not fit the base model.
+        SettingsInvalid: if the settings do not fit the base model, or the run to resume is another one.
+        TrainingInterrupted: if the run was asked to stop.
     """
     config = config or TrainingConfig()
     progress = progress or Silent()
+    run = run or Run()
     clock = _Clock()
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
@@ -79,10 +88,16 @@ def train(
         report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=max_length, test=test)
         report.raise_for_errors()
         prepared = prepare_rows(rows, test, config)
+        run.begin(identity_of(backbone, rows, test, config), progress.note)
+
+    def advance(steps: int) -> None:
+        run.stop_if_asked()
+        progress.advance(steps)
+
     with clock.stage("features"):
         texts = prepared.rows.texts + prepared.test.texts
         progress.stage("reading texts through the backbone", len(texts))
-        vectors = backbone.embed(texts, max_length=max_length, progress=progress.advance)
+        vectors = backbone.embed(texts, max_length=max_length, progress=advance)
         features, test_features = vectors[: len(prepared.rows)], vectors[len(prepared.rows) :]
     with clock.stage("probe"):
         progress.stage("fitting the probe", None)
@@ -96,10 +111,19 @@ def train(
             seed=config.seed,
         )
     with clock.stage("strategy"):
+        run.stop_if_asked()
         candidate = choose(
-            backbone, probe, features.numpy(), prepared, config=config, max_length=max_length, progress=progress
+            backbone,
+            probe,
+            features.numpy(),
+            prepared,
+            config=config,
+            max_length=max_length,
+            progress=progress,
+            run=run,
         )
     with clock.stage("judge"):
+        run.stop_if_asked()
         progress.stage("judging on the test rows", len(prepared.test))
         draft = package(
             backbone,
@@ -124,45 +148,42 @@ def _judged(
     config: TrainingConfig,
     progress: Progress,
 ) -> tuple[Artifact, Evaluation | None]:
-    """The artifact with its metrics; without test rows it has none."""
+    """The artifact with its metrics; without test rows it has none.
+
+    What was packaged is evaluated, read back from its bytes; a head-only adapter sees the bare features again.
+    """
     if not len(prepared.test):
         return draft, None
-    evaluation = _judge(backbone, draft, bare_features, probe, prepared, config, progress)
-    manifest = draft.manifest.model_copy(update={"metrics": evaluation.model_dump(mode="json")})
-    return Artifact(manifest, draft.files), evaluation
-
-
-def _judge(
-    backbone: TextBackbone,
-    artifact: Artifact,
-    bare_features: torch.Tensor,
-    probe: Probe,
-    prepared: PreparedRows,
-    config: TrainingConfig,
-    progress: Progress,
-) -> Evaluation:
-    """Evaluate what was packaged, read back from its bytes; a head-only adapter sees the bare features again."""
-    manifest = artifact.manifest
+    manifest = draft.manifest
     features = bare_features
     if manifest.tensors:
-        features = adapted_features(backbone, artifact, prepared.test.texts, progress=progress.advance)
-    own = probabilities(head_logits(artifact, features), manifest.temperature)
+        features = adapted_features(backbone, draft, prepared.test.texts, progress=progress.advance)
+    own = probabilities(head_logits(draft, features), manifest.temperature)
+    trained = bool(manifest.tensors or manifest.hidden)
+    beside = _probe_beside(probe, bare_features, prepared) if trained else None
     shares = np.bincount(prepared.labels, minlength=len(prepared.label_names)) / len(prepared.labels)
-    probe_temperature = probe.temperature(prepared.labels)
-    return evaluate(
+    evaluation = evaluate(
         own,
         prepared.test_labels,
         prepared.label_names,
         majority=int(shares.argmax()),
         prior=shares,
-        probe_probabilities=(
-            probabilities(probe.logits(bare_features.numpy()), probe_temperature)
-            if manifest.tensors or manifest.hidden
-            else None
-        ),
+        probe_probabilities=beside,
         dataset_digest=prepared.test.digest,
         seed=config.seed,
     )
+    title = STRATEGIES[manifest.strategy].title
+    worse = below_probe(own, beside, prepared.test_labels, title=title) if beside is not None else None
+    changes: dict[str, Any] = {"metrics": evaluation.model_dump(mode="json")}
+    if worse is not None:
+        progress.note(f"warning: {worse.message}. {worse.remedy}")
+        changes["warnings"] = (*manifest.warnings, worse)
+    return Artifact(manifest.model_copy(update=changes), draft.files), evaluation
+
+
+def _probe_beside(probe: Probe, bare_features: torch.Tensor, prepared: PreparedRows) -> NDArray[np.float64]:
+    """The probe's probabilities on the test rows."""
+    return probabilities(probe.logits(bare_features.numpy()), probe.temperature(prepared.labels))
 
 
 def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> DatasetRecord:

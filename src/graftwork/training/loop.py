@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from graftwork.data.findings import Finding
 from graftwork.errors import SettingsInvalid
 from graftwork.training.activations import Activations
+from graftwork.training.batches import epoch_batches
+from graftwork.training.checkpoint import Checkpoint
 from graftwork.training.config import FineTuningSettings
+from graftwork.training.history import History, Judged
+from graftwork.training.objective import Objective
+from graftwork.training.precision import accelerator_for
 from graftwork.training.progress import Progress
+from graftwork.training.randomness import RandomState, own_randomness
+from graftwork.training.runs import Run
+from graftwork.training.schedule import rate_factor
+from graftwork.training.transfer import Baseline, diverged, majority_accuracy, negative_transfer
+from graftwork.training.tuner import Diverged, Tuner
 
 if TYPE_CHECKING:
     from graftwork.adaptation.strategy import Attachment
     from graftwork.backbones.backbone import TextBackbone
 
-_BUCKET = 8  # batches that are sorted by length together: less padding, still shuffled
-
 
 @dataclass(frozen=True)
 class FineTuned:
-    """The head at the best epoch; the delta of that epoch is in the attachment.
+    """The head at the best evaluation; the delta of that moment is in the attachment.
 
     Attributes:
         weight: float32 `[classes, width]`.
         bias: float32 `[classes]`.
-        validation_logits: float32 `[validation rows, classes]` of the best epoch.
-        validation_loss: their mean cross-entropy.
-        best_epoch: counted from 1; 0 when no epoch was better than the start.
-        epochs: epochs that were run.
+        validation_logits: float32 `[validation rows, classes]` of the best evaluation.
+        validation_loss: their weighted mean cross-entropy.
+        best_epoch: the epoch it fell into, counted from 1; 0 when none was better than the start.
+        best_step: optimizer steps before it.
+        epochs: epochs that were run, the last one perhaps in part.
         steps: optimizer steps that were run.
+        warnings: divergence and negative transfer.
     """
 
     weight: Tensor
@@ -43,8 +54,10 @@ class FineTuned:
     validation_logits: Tensor
     validation_loss: float
     best_epoch: int
+    best_step: int
     epochs: int
     steps: int
+    warnings: tuple[Finding, ...]
 
 
 def fine_tune(
@@ -61,11 +74,15 @@ def fine_tune(
     learning_rate: float,
     seed: int,
     progress: Progress,
+    class_weights: NDArray[np.float32] | None = None,
+    run: Run | None = None,
+    stage: str = "fine-tuning",
 ) -> FineTuned:
     """Train an attached delta and the head, starting from a probe (LP-FT, arXiv 2202.10054).
 
-    Cross-entropy, AdamW, linear warm-up and cosine decay per step, clipped gradients, batches of similar length. The
-    validation loss is taken before the first step and after each epoch; the best of them is restored at the end.
+    Cross-entropy, AdamW, linear warm-up and a falling rate per step, clipped gradients, batches of similar length. The
+    validation loss is taken before the first step and after each epoch (or so many steps); the best of them is
+    restored at the end. A run that was killed goes on from its newest checkpoint and gives the same bits.
 
     Args:
         backbone: the frozen backbone.
@@ -80,135 +97,271 @@ def fine_tune(
         learning_rate: highest rate of AdamW.
         seed: decides the order of rows and dropout.
         progress: told of every step.
+        class_weights: weight of each class in the loss `[classes]`; one each by default.
+        run: where checkpoints and measurements go.
+        stage: the name of this part of the run.
 
     Raises:
-        SettingsInvalid: if the loss stops being finite.
+        SettingsInvalid: if the loss stops being finite before there was a state worth keeping.
+        TrainingInterrupted: if the run was asked to stop; a checkpoint was written.
     """
-    tuner = _Tuner(backbone, attachment, weight, bias, settings, learning_rate, rows=len(train_labels))
-    targets = torch.from_numpy(train_labels).to(backbone.device)
-    wanted = torch.from_numpy(validation_labels).to(backbone.device)
-    progress.stage("fine-tuning", tuner.total_steps)
-    best = tuner.judged(validation, wanted, epoch=0)
-    kept = tuner.values()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for epoch in range(1, settings.epochs + 1):
-            for rows in _epoch_batches(train.lengths, settings.batch_size, seed=seed, epoch=epoch):
-                progress.advance(1, loss=tuner.step(train, rows, targets[rows]))
-            now = tuner.judged(validation, wanted, epoch=epoch)
-            accuracy = float((now.validation_logits.argmax(dim=1) == wanted.cpu()).float().mean())
-            progress.advance(0, validation_loss=now.validation_loss, validation_accuracy=accuracy)
-            if now.validation_loss < best.validation_loss:
-                best, kept = now, tuner.values()
-            elif epoch - best.best_epoch >= settings.patience:
-                break
-    tuner.restore(kept)
-    return replace(best, epochs=epoch, steps=tuner.steps)
+    device = backbone.device
+    steps_an_epoch = math.ceil(len(train_labels) / settings.batch_size)
+    total_steps = steps_an_epoch * settings.epochs
+    objective = Objective(class_weights, settings.label_smoothing, device)
+    with own_randomness(seed, device), accelerator_for(device, settings.precision) as accelerator:
+        tuner = Tuner(
+            backbone,
+            attachment,
+            weight,
+            bias,
+            settings=settings,
+            learning_rate=learning_rate,
+            rate=lambda step: rate_factor(
+                step, total_steps, warmup_share=settings.warmup_share, shape=settings.schedule
+            ),
+            objective=objective,
+            accelerator=accelerator,
+            note=progress.note,
+        )
+        loop = _Loop(
+            tuner,
+            objective,
+            _Rows(train, train_labels, torch.from_numpy(train_labels).to(device)),
+            _Rows(validation, validation_labels, torch.from_numpy(validation_labels).to(device)),
+            settings=settings,
+            steps_an_epoch=steps_an_epoch,
+            total_steps=total_steps,
+            learning_rate=learning_rate,
+            seed=seed,
+            device=device,
+            progress=progress,
+            run=run or Run(),
+            stage=stage,
+        )
+        return loop.run_to_the_end()
 
 
-class _Tuner:
-    """A head and an attached delta under training."""
+@dataclass(frozen=True)
+class _Rows:
+    activations: Activations
+    labels: NDArray[np.int64]
+    targets: Tensor
+
+
+class _Loop:
+    """Where a run stands, and how it goes on."""
 
     def __init__(
         self,
-        backbone: TextBackbone,
-        attachment: Attachment,
-        weight: NDArray[np.float64],
-        bias: NDArray[np.float64],
-        settings: FineTuningSettings,
-        learning_rate: float,
+        tuner: Tuner,
+        objective: Objective,
+        train: _Rows,
+        validation: _Rows,
         *,
-        rows: int,
+        settings: FineTuningSettings,
+        steps_an_epoch: int,
+        total_steps: int,
+        learning_rate: float,
+        seed: int,
+        device: torch.device,
+        progress: Progress,
+        run: Run,
+        stage: str,
     ) -> None:
-        self._backbone = backbone
-        self._attachment = attachment
+        self._tuner = tuner
+        self._objective = objective
+        self._train = train
+        self._validation = validation
         self._settings = settings
+        self._steps_an_epoch = steps_an_epoch
+        self._total_steps = total_steps
         self._learning_rate = learning_rate
-        self._head = nn.Linear(weight.shape[1], weight.shape[0]).to(backbone.device)
-        with torch.no_grad():
-            self._head.weight.copy_(torch.from_numpy(weight))
-            self._head.bias.copy_(torch.from_numpy(bias))
-        self.parameters = [*attachment.parameters(), *self._head.parameters()]
-        self.total_steps = total = math.ceil(rows / settings.batch_size) * settings.epochs
-        self.steps = 0
-        self._optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=settings.weight_decay)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: _rate(step, total, settings.warmup_share)
+        self._seed = seed
+        self._device = device
+        self._progress = progress
+        self._run = run
+        self._name = stage
+        self._stage = run.stage(stage, steps=settings.checkpoint_steps, seconds=settings.checkpoint_seconds)
+        self._history = History()
+        self._start_logits = torch.empty(0)
+        self._best_logits = torch.empty(0)
+        self._best: list[Tensor] = []
+        self._baseline: Baseline | None = None
+        self._warnings: list[Finding] = []
+        self._finished = False
+        self._epoch, self._batches = 0, list[list[int]]()
+        self._began = time.monotonic()
+
+    def run_to_the_end(self) -> FineTuned:
+        tuner = self._tuner
+        self._progress.stage("fine-tuning", self._total_steps)
+        self._load()
+        try:
+            while not self._finished:
+                if not self._history.judged or self._evaluation_is_due():
+                    self._evaluate()
+                else:
+                    self._step()
+        except Diverged as error:
+            self._end_diverged(error)
+        tuner.restore(self._best)
+        if self._stage.due(tuner.steps, handy=True):
+            self._stage.save(tuner.steps, self._checkpoint)
+        best = self._history.best
+        return FineTuned(
+            weight=self._best[-2].cpu(),
+            bias=self._best[-1].cpu(),
+            validation_logits=self._best_logits,
+            validation_loss=best.loss,
+            best_epoch=best.epoch,
+            best_step=best.step,
+            epochs=self._epoch_of(tuner.steps),
+            steps=tuner.steps,
+            warnings=tuple(self._warnings),
         )
 
-    def step(self, activations: Activations, rows: list[int], targets: Tensor) -> float:
-        """One optimizer step on these rows; returns the loss before it."""
-        self._attachment.train(True)
-        loss = nn.functional.cross_entropy(self._logits(activations, rows), targets)
-        self._attachment.train(False)
-        _refuse_divergence(loss, self.steps, self._learning_rate)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.parameters, self._settings.clip)
-        self._optimizer.step()
-        self._schedule.step()
-        self.steps += 1
-        return float(loss.detach())
+    def _step(self) -> None:
+        tuner = self._tuner
+        epoch, place = divmod(tuner.steps, self._steps_an_epoch)
+        if epoch + 1 != self._epoch:
+            self._epoch = epoch + 1
+            self._batches = epoch_batches(
+                self._train.activations.lengths, self._settings.batch_size, seed=self._seed, epoch=self._epoch
+            )
+        rows = self._batches[place]
+        step = tuner.step(self._train.activations, rows, self._train.targets[rows])
+        self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm)
+        if self._stage.due(tuner.steps):
+            self._stage.save(tuner.steps, self._checkpoint)
+        self._stop_if_asked()
+        self._progress.advance(1, loss=step.loss)
 
-    def all_logits(self, activations: Activations) -> Tensor:
-        """Logits of every row, in order, without gradients."""
-        parts = []
-        order: list[int] = []
-        with torch.no_grad():
-            for rows in activations.batches():
-                parts.append(self._logits(activations, rows))
-                order += rows
-        logits = torch.cat(parts)
-        return logits[torch.from_numpy(np.argsort(order, kind="stable")).to(logits.device)]
+    def _evaluation_is_due(self) -> bool:
+        steps = self._tuner.steps
+        every = self._settings.evaluate_steps or self._steps_an_epoch
+        return steps > self._history.last.step and (steps % every == 0 or steps == self._total_steps)
 
-    def judged(self, validation: Activations, wanted: Tensor, *, epoch: int) -> FineTuned:
-        """The head as it is now, with its loss on the validation rows."""
-        logits = self.all_logits(validation)
-        loss = float(nn.functional.cross_entropy(logits, wanted))
-        weight, bias = self._head.weight.detach().clone().cpu(), self._head.bias.detach().clone().cpu()
-        return FineTuned(weight, bias, logits.cpu(), loss, epoch, epoch, self.steps)
+    def _evaluate(self) -> None:
+        tuner, history, targets = self._tuner, self._history, self._validation.targets
+        logits = tuner.logits(self._validation.activations, self._stop_if_asked)
+        loss = self._objective.validation_loss(logits, targets)
+        accuracy = float((logits.argmax(dim=1) == targets).float().mean())
+        if not history.judged:
+            self._begin(logits, loss, accuracy)
+            return
+        assert self._baseline is not None
+        below = self._baseline.above(logits.cpu().double().numpy())
+        history.judged.append(Judged(tuner.steps, self._epoch_of(tuner.steps), loss, accuracy, below))
+        self._measured(validation_loss=loss, validation_accuracy=accuracy)
+        self._progress.advance(0, validation_loss=loss, validation_accuracy=accuracy)
+        if history.best is history.last:
+            self._best, self._best_logits = tuner.values(), logits.cpu()
+        self._finished = tuner.steps == self._total_steps or history.stalled(self._settings.patience)
+        self._warn_of_negative_transfer()
+        if not self._finished and self._stage.due(tuner.steps, handy=True):
+            self._stage.save(tuner.steps, self._checkpoint)
 
-    def values(self) -> list[Tensor]:
-        """A copy of all parameters."""
-        return [parameter.detach().clone() for parameter in self.parameters]
+    def _begin(self, logits: Tensor, loss: float, accuracy: float) -> None:
+        """The baseline before the first step: the majority class, and the probe it starts from."""
+        if not np.isfinite(loss):
+            raise self._refusal("validation loss", 0)
+        self._history.judged.append(Judged(0, 0, loss, accuracy))
+        self._best, self._best_logits = self._tuner.values(), logits.cpu()
+        self._start_logits = self._best_logits
+        self._baseline = self._compared_with(self._start_logits)
+        majority = majority_accuracy(self._validation.labels, self._train.labels)
+        self._measured(validation_loss=loss, validation_accuracy=accuracy, majority_accuracy=majority)
 
-    def restore(self, values: list[Tensor]) -> None:
-        """Take back earlier values of all parameters."""
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, values, strict=True):
-                parameter.copy_(value)
+    def _compared_with(self, logits: Tensor) -> Baseline:
+        weighted = self._objective.weights is not None
+        return Baseline(logits.double().numpy(), self._validation.labels, weighted=weighted)
 
-    def _logits(self, activations: Activations, rows: list[int]) -> Tensor:
-        hidden, batch = activations.batch(rows)
-        top = self._backbone.tail(hidden, batch, self._attachment.split)
-        logits: Tensor = self._head(self._backbone.pool(top, batch.attention_mask))
-        return logits
+    def _warn_of_negative_transfer(self) -> None:
+        told = any(warning.code == "negative-transfer" for warning in self._warnings)
+        found = negative_transfer(self._history, rows=len(self._validation.labels), ended=self._finished)
+        if found is not None and not told:
+            self._warnings.append(found)
+            self._progress.note(f"warning: {found.message}. {found.remedy}")
 
+    def _end_diverged(self, error: Diverged) -> None:
+        step = self._tuner.steps + 1
+        found = diverged(self._history, what=error.what, step=step, learning_rate=self._learning_rate)
+        self._warnings.append(found)
+        self._progress.note(f"warning: {found.message}. {found.remedy}")
+        self._finished = True
 
-def _epoch_batches(lengths: NDArray[np.int64], size: int, *, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Shuffled batches whose rows have similar lengths; every row once."""
-    random = np.random.default_rng((seed, epoch))
-    order = random.permutation(len(lengths))
-    batches: list[list[int]] = []
-    for start in range(0, len(order), size * _BUCKET):
-        bucket = order[start : start + size * _BUCKET]
-        bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
-        batches += [bucket[place : place + size].tolist() for place in range(0, len(bucket), size)]
-    for place in random.permutation(len(batches)):
-        yield batches[int(place)]
-
-
-def _rate(step: int, total: int, warmup_share: float) -> float:
-    """Factor on the learning rate at a step: linear warm-up, then half a cosine down to nought."""
-    warmup = max(1, round(total * warmup_share))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def _refuse_divergence(loss: Tensor, step: int, learning_rate: float) -> None:
-    if not torch.isfinite(loss):
-        raise SettingsInvalid(
-            f"the training loss stopped being finite at step {step + 1}; nothing was published",
-            remedy=f"Lower fine_tuning.learning_rate (it is {learning_rate:g}).",
+    def _refusal(self, what: str, step: int) -> SettingsInvalid:
+        return SettingsInvalid(
+            f"the {what} was not finite at step {step}, and there was no good state before; nothing was published",
+            remedy=f"Lower fine_tuning.learning_rate (it is {self._learning_rate:g}).",
         )
+
+    def _stop_if_asked(self) -> None:
+        tuner = self._tuner
+        if self._run.interruption.requested:
+            if self._history.judged:
+                self._stage.save(tuner.steps, self._checkpoint)
+            self._run.stop_if_asked(f" after step {tuner.steps} of {self._total_steps}")
+
+    def _measured(self, **values: float) -> None:
+        steps = self._tuner.steps
+        seconds = round(time.monotonic() - self._began, 3)
+        epoch = round(steps / self._steps_an_epoch, 4)
+        self._run.metrics.log(self._name, steps, {"epoch": epoch, **values, "seconds": seconds})
+
+    def _epoch_of(self, steps: int) -> int:
+        return -(-steps // self._steps_an_epoch)
+
+    def _checkpoint(self) -> Checkpoint:
+        """Everything: the last state unless it is finished, the best, the random state, the history."""
+        state = self._tuner.state()
+        tensors = {} if self._finished else dict(state.tensors)
+        tensors |= {f"best.{place}": value.cpu() for place, value in enumerate(self._best)}
+        tensors |= {"best_logits": self._best_logits, "start_logits": self._start_logits}
+        random = RandomState.now(self._device)
+        tensors |= {f"random.{name}": value for name, value in random.tensors.items()}
+        content: dict[str, Any] = {
+            **state.state,
+            "trunk": [self._train.activations.identity, self._validation.activations.identity],
+            "random": random.content,
+            "history": self._history.to_json(),
+            "warnings": [warning.model_dump(mode="json") for warning in self._warnings],
+            "finished": self._finished,
+            "seconds": time.monotonic() - self._began,
+        }
+        return Checkpoint(tensors, content)
+
+    def _load(self) -> None:
+        """Go on from the newest checkpoint, if the run is one that is resumed."""
+        found = self._stage.load()
+        self._run.metrics.rewind(self._name, found.state["steps"] if found else -1)
+        if found is None:
+            return
+        tensors, state = found.tensors, found.state
+        self._refuse_other_trunk(state["trunk"])
+        self._history = History.from_json(state["history"])
+        self._warnings = [Finding.model_validate(warning) for warning in state["warnings"]]
+        self._finished = state["finished"]
+        self._best = [tensors[f"best.{place}"].to(self._device) for place in range(len(self._tuner.parameters))]
+        self._best_logits, self._start_logits = tensors["best_logits"], tensors["start_logits"]
+        self._baseline = self._compared_with(self._start_logits)
+        if self._finished:
+            self._tuner.steps = state["steps"]
+        else:
+            self._tuner.load(found)
+        RandomState(_under("random.", tensors), state["random"]).restore(self._device)
+        self._began -= state["seconds"]
+        self._progress.note(f"resumed at step {self._tuner.steps} of {self._total_steps}")
+        self._progress.advance(self._tuner.steps)
+
+    def _refuse_other_trunk(self, trunk: list[str]) -> None:
+        if trunk != [self._train.activations.identity, self._validation.activations.identity]:
+            raise SettingsInvalid(
+                "the checkpoint was made over other activations of the trunk",
+                remedy="Train from the beginning, without --resume.",
+            )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -14,6 +14,7 @@ from graftwork import __version__
 from graftwork.registry.artifact import HEAD, Artifact
 from graftwork.registry.manifest import DatasetRecord, FileEntry, Manifest
 from graftwork.training.config import TrainingConfig
+from graftwork.training.identity import DECIDING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.data.findings import Finding
     from graftwork.training.candidates import Candidate
-
-_DECIDING = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 
 
 def package(
@@ -55,9 +54,9 @@ def package(
             head[name] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
     files = {HEAD: save(head), **candidate.delta.files}
     settings = config.model_dump(mode="json")
-    if candidate.delta.files:
-        settings["fine_tuning"]["learning_rate"] = config.learning_rate_of(candidate.strategy)
-    packages = {name: version(name) for name in (*_DECIDING, *(("peft",) if candidate.delta.files else ()))}
+    if candidate.learning_rate is not None:
+        settings["fine_tuning"]["learning_rate"] = candidate.learning_rate
+    packages = {name: version(name) for name in (*DECIDING, *(("peft",) if candidate.delta.files else ()))}
     manifest = Manifest(
         base=backbone.fingerprint,
         strategy=candidate.strategy,
@@ -79,7 +78,7 @@ def package(
         ),
         temperature=candidate.temperature,
         dataset=dataset,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *candidate.warnings),
         decision=candidate.decision,
         settings=settings,
         seed=config.seed,

@@ -42,7 +42,7 @@ class Memory:
         optimizer: AdamW's two moments.
         best: the copy of the best values so far.
         activations: what a batch keeps for the way back, at the longest texts.
-        cache: the trunk's activations of all rows.
+        cache: the trunk's activations of all rows, unless they go to a file.
     """
 
     weights: int
@@ -125,11 +125,13 @@ def make_plan(
             trained = sum(parameter.numel() for parameter in attachment.parameters())
             steps = math.ceil(_trained_rows(lengths, config) / tuning.batch_size) * tuning.epochs if trained else 0
             common = math.ceil(np.mean(lengths))
-            work = _Work(backbone, attachment, rows=tuning.batch_size, tokens=common)
+            at_once = tuning.micro_batch_size or tuning.batch_size
+            work = _Work(backbone, attachment, rows=at_once, tokens=common)
             longest = work
             if max(lengths) != common:
-                longest = _Work(backbone, attachment, rows=tuning.batch_size, tokens=max(lengths))
+                longest = _Work(backbone, attachment, rows=at_once, tokens=max(lengths))
         cached = sum(lengths) * width * dtype.itemsize if trained and split else 0
+        in_memory = cached if cached <= tuning.cache_gb * 1e9 else 0
     trainable = trained + head
     return Plan(
         strategy=strategy,
@@ -150,7 +152,7 @@ def make_plan(
             optimizer=2 * _MASTER_BYTES * trainable if trained else 0,
             best=_MASTER_BYTES * trainable if trained else 0,
             activations=longest.kept,
-            cache=cached,
+            cache=in_memory,
         ),
         flops=_flops(work, lengths, config, trained=bool(trained)),
     )

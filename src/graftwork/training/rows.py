@@ -44,6 +44,12 @@ class PreparedRows:
         """The labels in the order of their indices."""
         return self.rows.label_names
 
+    @property
+    def labels_not_validated(self) -> tuple[str, ...]:
+        """Labels that no validation row has."""
+        counts = np.bincount(self.labels[self.validation], minlength=len(self.label_names))
+        return tuple(self.label_names[index] for index in np.flatnonzero(counts == 0))
+
 
 def prepare_rows(rows: Dataset, test: Dataset | None, config: TrainingConfig) -> PreparedRows:
     """Clean and split.

@@ -1,0 +1,45 @@
+"""Everything that decides the result of a run, by name: two runs that agree in all of it are the same run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from graftwork import __version__
+
+if TYPE_CHECKING:
+    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.data.dataset import Dataset
+    from graftwork.training.config import TrainingConfig
+
+DECIDING = ("torch", "transformers", "tokenizers", "numpy", "scipy")
+
+
+def identity_of(backbone: TextBackbone, rows: Dataset, test: Dataset | None, config: TrainingConfig) -> dict[str, str]:
+    """Rows, settings, base model, device and versions, each as text."""
+    import torch
+
+    return {
+        "rows": rows.digest,
+        "test rows": test.digest if test is not None else "none given",
+        "base model": backbone.fingerprint,
+        "tokenizer": backbone.tokenizer_digest,
+        "pooling": backbone.pooling.model_dump_json(),
+        "prompt": backbone.prompt,
+        "dtype": backbone.dtype_name,
+        "device": backbone.device.type,
+        "threads": str(torch.get_num_threads()),
+        **{f"setting {name}": json.dumps(value) for name, value in _flat(config.model_dump(mode="json"))},
+        **{f"package {name}": version(name) for name in (*DECIDING, "peft")},
+        "package graftwork": __version__,
+    }
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,126 @@
+"""A search for a learning rate that leaves no trace.
+
+The rate grows geometrically over a few steps (Smith, arXiv 1506.01186); where the smoothed loss is least it is about to
+diverge, and a tenth of that rate trains well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graftwork.errors import SettingsInvalid
+from graftwork.training.activations import Activations
+from graftwork.training.batches import epoch_batches
+from graftwork.training.config import FineTuningSettings
+from graftwork.training.objective import Objective
+from graftwork.training.precision import accelerator_for
+from graftwork.training.progress import Progress
+from graftwork.training.randomness import own_randomness
+from graftwork.training.tuner import Diverged, Tuner
+
+if TYPE_CHECKING:
+    from graftwork.adaptation.strategy import Attachment
+    from graftwork.backbones.backbone import TextBackbone
+
+_STEPS = 60
+_LOWEST, _HIGHEST = 1e-6, 1.0
+_SMOOTHING = 0.9  # share of the mean that each step keeps
+_GIVE_UP = 4.0  # times the least smoothed loss
+
+
+@dataclass(frozen=True)
+class FoundRate:
+    """What the search found.
+
+    Attributes:
+        rate: to train with.
+        tried: rates, in order.
+        losses: the smoothed loss at each.
+    """
+
+    rate: float
+    tried: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+def find_rate(
+    backbone: TextBackbone,
+    attachment: Attachment,
+    *,
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64],
+    train: Activations,
+    train_labels: NDArray[np.int64],
+    settings: FineTuningSettings,
+    seed: int,
+    progress: Progress,
+    class_weights: NDArray[np.float32] | None = None,
+) -> FoundRate:
+    """Look for the highest rate that still trains; parameters and random generators are as before afterwards.
+
+    Args:
+        backbone: the frozen backbone.
+        attachment: the delta in place on it.
+        weight: the head's first weights `[classes, width]`.
+        bias: the head's first bias `[classes]`.
+        train: what the tail receives for the training rows.
+        train_labels: their class indices.
+        settings: of the optimizer and the batches; their schedule is not used.
+        seed: decides the order of rows and dropout.
+        progress: told of every step.
+        class_weights: weight of each class in the loss.
+
+    Raises:
+        SettingsInvalid: if the loss is not finite at the lowest rate already.
+    """
+    rates = np.geomspace(_LOWEST, _HIGHEST, _STEPS).tolist()
+    targets = torch.from_numpy(train_labels).to(backbone.device)
+    before = [parameter.detach().clone() for parameter in attachment.parameters()]
+    losses: list[float] = []
+    progress.stage("looking for a learning rate", _STEPS)
+    with own_randomness(seed, backbone.device), accelerator_for(backbone.device, settings.precision) as accelerator:
+        tuner = Tuner(
+            backbone,
+            attachment,
+            weight,
+            bias,
+            settings=settings,
+            learning_rate=1.0,
+            rate=lambda step: rates[step],
+            objective=Objective(class_weights, settings.label_smoothing, backbone.device),
+            accelerator=accelerator,
+            note=progress.note,
+        )
+        mean = 0.0
+        try:
+            while len(losses) < _STEPS and (not losses or losses[-1] <= _GIVE_UP * min(losses)):
+                rows = _rows(train, settings.batch_size, seed, tuner.steps)
+                loss = tuner.step(train, rows, targets[rows]).loss
+                mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+                losses.append(mean / (1 - _SMOOTHING ** (len(losses) + 1)))
+                progress.advance(1, loss=losses[-1], learning_rate=rates[tuner.steps - 1])
+        except Diverged:
+            pass
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(attachment.parameters(), before, strict=True):
+                    parameter.copy_(value)
+                    parameter.grad = None
+    if not losses:
+        raise SettingsInvalid(
+            "no learning rate was found: the training loss is not finite from the beginning",
+            remedy="Give fine_tuning.learning_rate, or take another base model.",
+        )
+    best = rates[int(np.argmin(losses))] / 10
+    return FoundRate(float(f"{best:.1e}"), tuple(rates[: len(losses)]), tuple(losses))
+
+
+def _rows(train: Activations, size: int, seed: int, step: int) -> list[int]:
+    """The batch of a step, epoch after epoch."""
+    epoch, place = divmod(step, -(-len(train.lengths) // size))
+    return epoch_batches(train.lengths, size, seed=seed, epoch=epoch + 1)[place]

@@ -1,0 +1,239 @@
+"""A head and an attached delta under training: one optimizer step, one evaluation, all of its state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from graftwork.errors import SettingsInvalid
+from graftwork.training.activations import Activations
+from graftwork.training.batches import micro_batches
+from graftwork.training.checkpoint import Checkpoint
+from graftwork.training.objective import Objective
+from graftwork.training.optimizer import parameter_groups
+from graftwork.training.randomness import RandomState
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from graftwork.adaptation.strategy import Attachment
+    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.training.config import FineTuningSettings
+
+
+class Diverged(Exception):
+    """Something stopped being finite; the parameters are as they were before the step. The loop handles it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an optimizer step measured.
+
+    Attributes:
+        loss: before it.
+        gradient_norm: before clipping.
+        rate: the highest rate of all groups.
+    """
+
+    loss: float
+    gradient_norm: float
+    rate: float
+
+
+class Tuner:
+    """See the module.
+
+    Args:
+        backbone: the frozen backbone.
+        attachment: the delta in place on it.
+        weight: the head's first weights `[classes, width]`.
+        bias: the head's first bias `[classes]`.
+        settings: of the optimizer and the batches.
+        learning_rate: highest rate.
+        rate: factor on that at a step, counted from 0.
+        objective: what is minimised.
+        accelerator: device and precision.
+        note: told when memory does not suffice.
+
+    Attributes:
+        parameters: everything that is trained, once each, the head's two last.
+        steps: optimizer steps that are done.
+    """
+
+    def __init__(
+        self,
+        backbone: TextBackbone,
+        attachment: Attachment,
+        weight: NDArray[np.float64],
+        bias: NDArray[np.float64],
+        *,
+        settings: FineTuningSettings,
+        learning_rate: float,
+        rate: Callable[[int], float],
+        objective: Objective,
+        accelerator: Accelerator,
+        note: Callable[[str], None],
+    ) -> None:
+        self._backbone = backbone
+        self._attachment = attachment
+        self._settings = settings
+        self._rate = rate
+        self._objective = objective
+        self._accelerator = accelerator
+        self._note = note
+        self._head = nn.Linear(weight.shape[1], weight.shape[0]).to(backbone.device)
+        with torch.no_grad():
+            self._head.weight.copy_(torch.from_numpy(weight))
+            self._head.bias.copy_(torch.from_numpy(bias))
+        head = list(self._head.parameters())
+        self.parameters = list({id(p): p for p in [*attachment.parameters(), *head]}.values())
+        groups = parameter_groups(
+            attachment, head, layers=backbone.num_layers, settings=settings, learning_rate=learning_rate
+        )
+        self._plain = torch.optim.AdamW(groups)
+        self._optimizer = accelerator.prepare_optimizer(self._plain, device_placement=False)
+        self._micro = settings.micro_batch_size or settings.batch_size
+        self.steps = 0
+
+    def step(self, activations: Activations, rows: list[int], targets: Tensor) -> Step:
+        """One optimizer step on these rows, whose class indices are `targets` `[rows]`.
+
+        When memory does not suffice, the rows computed at once are halved, and the step is done again from its start.
+
+        Raises:
+            Diverged: if the loss or the gradient is not finite.
+            SettingsInvalid: if memory does not suffice for a single row.
+        """
+        rate = self._set_rate()
+        loss = self._gradients(activations, rows, targets)
+        norm = float(self._accelerator.clip_grad_norm_(self.parameters, self._settings.clip))
+        # A scaler looks for overflows itself, skips such a step and lowers the scale.
+        if self._accelerator.scaler is None and not math.isfinite(norm):
+            raise Diverged("gradient")
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.steps += 1
+        return Step(loss, norm, rate)
+
+    def logits(self, activations: Activations, between: Callable[[], None]) -> Tensor:
+        """Logits `[rows, classes]` of every row, in order, float32, without gradients.
+
+        Args:
+            activations: of the rows.
+            between: called after each batch.
+        """
+        parts = []
+        order: list[int] = []
+        with torch.no_grad():
+            for rows in activations.batches():
+                parts.append(self._logits(activations, rows))
+                order += rows
+                between()
+        logits = torch.cat(parts).float()
+        return logits[torch.from_numpy(np.argsort(order, kind="stable")).to(logits.device)]
+
+    def values(self) -> list[Tensor]:
+        """A copy of all parameters."""
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    def restore(self, values: list[Tensor]) -> None:
+        """Take back earlier values of all parameters."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, values, strict=True):
+                parameter.copy_(value)
+
+    def state(self) -> Checkpoint:
+        """Parameters, optimizer, schedule and scaler; what a step needs beside the rows and the random state."""
+        tensors = {f"parameter.{place}": value.cpu() for place, value in enumerate(self.values())}
+        for place, parameter in enumerate(self.parameters):
+            for name, value in self._plain.state.get(parameter, {}).items():
+                tensors[f"optimizer.{place}.{name}"] = value.detach().cpu().clone()
+        scaler = self._accelerator.scaler
+        state = {
+            "steps": self.steps,
+            "micro_batch": self._micro,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        return Checkpoint(tensors, state)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from what `state` gave."""
+        tensors, state = checkpoint.tensors, checkpoint.state
+        self.restore([tensors[f"parameter.{place}"] for place in range(len(self.parameters))])
+        for place, parameter in enumerate(self.parameters):
+            prefix = f"optimizer.{place}."
+            found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            if found:
+                # AdamW counts steps on the CPU, wherever the parameter is.
+                self._plain.state[parameter] = {
+                    name: value if name == "step" else value.to(parameter.device) for name, value in found.items()
+                }
+        self.steps = state["steps"]
+        self._micro = state["micro_batch"]
+        if state["scaler"] is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _set_rate(self) -> float:
+        factor = self._rate(self.steps)
+        for group in self._plain.param_groups:
+            group["lr"] = group["peak"] * factor
+        return max(float(group["lr"]) for group in self._plain.param_groups)
+
+    def _gradients(self, activations: Activations, rows: list[int], targets: Tensor) -> float:
+        """Put the gradient of the whole batch in place; returns the loss."""
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        while True:
+            before = RandomState.now(self._backbone.device)
+            try:
+                return self._accumulate(activations, rows, targets)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if self._micro == 1:
+                    raise SettingsInvalid(
+                        "memory does not suffice to train on a single row",
+                        remedy="Lower max_length, adapt fewer layers, or take a smaller base model.",
+                    ) from error
+            # Outside of the handler, which holds on to everything that was being computed.
+            self._optimizer.zero_grad()
+            before.restore(self._backbone.device)
+            self._micro = math.ceil(min(self._micro, len(rows)) / 2)
+            self._note(
+                f"memory did not suffice at step {self.steps + 1}: from here on {self._micro} rows are computed at "
+                f"once and added up to the same {self._settings.batch_size} rows a step"
+            )
+
+    def _accumulate(self, activations: Activations, rows: list[int], targets: Tensor) -> float:
+        whole = self._objective.weight_of(targets)
+        total = 0.0
+        self._attachment.train(True)
+        try:
+            for part, wanted in zip(micro_batches(rows, self._micro), torch.split(targets, self._micro), strict=True):
+                with self._accelerator.autocast():
+                    logits = self._logits(activations, part)
+                loss = self._objective.total(logits, wanted) / whole
+                total += float(loss.detach())
+                if not math.isfinite(total):
+                    raise Diverged("training loss")
+                self._accelerator.backward(loss)
+        finally:
+            self._attachment.train(False)
+        return total
+
+    def _logits(self, activations: Activations, rows: list[int]) -> Tensor:
+        hidden, batch = activations.batch(rows)
+        top = self._backbone.tail(hidden, batch, self._attachment.split)
+        logits: Tensor = self._head(self._backbone.pool(top, batch.attention_mask))
+        return logits

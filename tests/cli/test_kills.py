@@ -1,0 +1,118 @@
+"""`graft train` killed anywhere, and resumed: the same bits as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.forked import Job, Outcome, run_jobs
+from tests.cli.running import Graft
+
+# Dropout, accumulation of unequal parts, a cached trunk and rates by layer: everything a checkpoint must know of.
+SETTINGS = (
+    "lora.layers=2", "lora.dropout=0.2", "lora.rank=4", "fine_tuning.batch_size=10", "fine_tuning.micro_batch_size=4",
+    "fine_tuning.epochs=2", "fine_tuning.evaluate_steps=3", "fine_tuning.patience=9", "fine_tuning.layer_decay=0.8",
+    "fine_tuning.label_smoothing=0.1", "fine_tuning.checkpoint_steps=1",
+    # A start so strongly regularised that there is something to learn, and a rate so low that it is learned.
+    "feature_extraction.penalties=[30]", "fine_tuning.learning_rate=1e-4",
+)  # fmt: skip
+SHARES = (0.0, 0.4, 0.6, 0.8, 0.96, 0.99)
+FILE_LIMIT = 60_000  # more than the database and the adapter need, less than a checkpoint
+
+
+def line_for(rows: Path, *options: str) -> list[str]:
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    return ["train", str(rows), "--base", "tiny", "--name", "acme/topics", "--strategy", "lora", *settings, *options]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory, furnished: Path, rows_file: Path) -> dict[str, Outcome]:
+    """Every process of this module, run by one: a whole run, runs that are killed or stopped, and their resumption."""
+    folder = tmp_path_factory.mktemp("kills")
+    jobs: dict[str, Job] = {}
+
+    def add(name: str, home: str, *options: str, **what: float | int) -> None:
+        if not (folder / home).exists():
+            shutil.copytree(furnished, folder / home)
+        jobs[name] = Job(str(folder / home), line_for(rows_file, *options), **what)  # type: ignore[arg-type]
+
+    add("whole", "whole", "--json")
+    for share in SHARES:
+        add(f"killed {share}", f"home {share}", "--json", kill_at=share)
+    add("stopped", "stopped", "--json", kill_at=0.6, kill_with=signal.SIGTERM)
+    add("killed first", "twice", kill_at=0.45)
+    add("killed again", "twice", "--resume", kill_at=0.3)
+    for share in SHARES:
+        add(f"resumed {share}", f"home {share}", "--resume", "--json")
+    add("stopped resumed", "stopped", "--resume", "--json")
+    add("twice resumed", "twice", "--resume", "--json")
+    add("full", "full", file_limit=FILE_LIMIT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAFT_DTYPE", "float32")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        done = run_jobs(list(jobs.values()))
+    return dict(zip(jobs, done, strict=True)) | {"": Outcome(0, str(folder), "", 0)}
+
+
+def digest_of(outcome: Outcome) -> str:
+    assert outcome.code == 0, outcome.err
+    digest: str = json.loads(outcome.out)["digest"]
+    return digest
+
+
+def look_at(home: Path, graft: Graft, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """All versions with their digests, of a registry that is sound and has no unfinished run."""
+    monkeypatch.setenv("GRAFT_HOME", str(home))
+    assert graft(["fsck", "--json"]).json["errors"] == 0
+    assert not (home / "runs" / "acme" / "topics").exists()
+    return [(version["reference"], version["digest"]) for version in graft(["list", "--json"]).json]
+
+
+def test_what_is_compared_is_what_was_trained_and_not_where_it_started(outcomes: dict[str, Outcome]) -> None:
+    assert json.loads(outcomes["whole"].out)["manifest"]["decision"] == ""
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_a_killed_run_is_resumed_to_the_same_bits(
+    outcomes: dict[str, Outcome], graft: Graft, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    assert outcomes[f"killed {share}"].code == -signal.SIGKILL
+    expected = digest_of(outcomes["whole"])
+    assert digest_of(outcomes[f"resumed {share}"]) == expected
+    home = Path(outcomes[""].out) / f"home {share}"
+    assert look_at(home, graft, monkeypatch) == [("acme/topics@2", expected)]
+
+
+def test_a_run_that_is_killed_twice(
+    outcomes: dict[str, Outcome], graft: Graft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert outcomes["killed first"].code == outcomes["killed again"].code == -signal.SIGKILL
+    assert digest_of(outcomes["twice resumed"]) == digest_of(outcomes["whole"])
+    assert len(look_at(Path(outcomes[""].out) / "twice", graft, monkeypatch)) == 1
+
+
+def test_sigterm_ends_with_a_code_of_its_own_and_says_how_to_go_on(
+    outcomes: dict[str, Outcome], graft: Graft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = outcomes["stopped"]
+    assert (stopped.code, stopped.out) == (75, "")
+    assert stopped.error["code"] == "training-interrupted"
+    assert "training was asked to stop and did after step " in stopped.error["message"]
+    assert stopped.error["remedy"] == "Give the same command with --resume to go on from there."
+    assert digest_of(outcomes["stopped resumed"]) == digest_of(outcomes["whole"])
+    assert len(look_at(Path(outcomes[""].out) / "stopped", graft, monkeypatch)) == 1
+
+
+def test_a_full_disk_costs_checkpoints_and_not_the_run(
+    outcomes: dict[str, Outcome], graft: Graft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = outcomes["full"]
+    assert full.code == 0, full.err
+    assert full.err.count("warning: no checkpoint could be written at step 1:") == 1
+    assert "Training goes on; what was kept before is still there. Free space on that disk" in full.err
+    versions = look_at(Path(outcomes[""].out) / "full", graft, monkeypatch)
+    assert versions == [("acme/topics@2", digest_of(outcomes["whole"]))]
