@@ -20,6 +20,7 @@ from tests.backbones.tiny import ARCHITECTURES, CORPUS, LAYERS, save_model
 
 Backbones = Callable[..., TextBackbone]
 EXACT = PrefixTuningSettings(length=5, store="float32")
+NEAR: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -92,9 +93,6 @@ def test_a_prefix_that_peft_made_and_saved_is_restored(
         torch.testing.assert_close(features(backbone), peft_features(made, backbone), **NEAR)
 
 
-NEAR = {"atol": 1e-5, "rtol": 1e-5}
-
-
 def peft_features(model: Any, backbone: TextBackbone) -> torch.Tensor:
     batch = backbone.collate(backbone.encode(CORPUS))
     with torch.no_grad():
@@ -148,7 +146,7 @@ def test_half_precision_storage_rounds_and_halves(backbone_of: Backbones) -> Non
     backbone = backbone_of("bert")
     stored = {}
     for store in ("float32", "float16"):
-        settings = PrefixTuningSettings(length=5, store=store)  # type: ignore[arg-type]
+        settings = PrefixTuningSettings(length=5, store=store)
         with PrefixTuning().attach(backbone, settings, seed=0) as attachment:
             disturb(attachment)
             delta = attachment.delta()

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from graftwork.backbones.backbone import TextBackbone
 
+_SAMPLE = 64  # tokens of a random text by which the size of keys and values is told
+_SIZE = 0.5  # of a random prefix, as a share of that; measured in docs/decisions/0053-prefix-tuning.md
+
 
 class PrefixTuningSettings(StrategySettings):
     """What prefix tuning trains.
@@ -109,16 +112,16 @@ class PrefixTuning:
     name = "prefix-tuning"
     title = "prefix tuning"
     settings_type: type[StrategySettings] = PrefixTuningSettings
-    learning_rate = 1e-2
+    learning_rate = 3e-2
 
     def attach(self, backbone: TextBackbone, settings: PrefixTuningSettings, *, seed: int) -> PrefixAttachment:
-        """Put a prefix in place that the backbone itself made: of a text of random tokens."""
+        """Put a random prefix in place: it changes the output a little, because whatever is attended to has weight."""
         import torch
 
         layers = backbone.num_layers if settings.layers is None else settings.layers
         _refuse_misfits(backbone, settings.length, layers)
         return PrefixAttachment(
-            backbone, _of_random_tokens(backbone, settings.length, layers, seed), store=getattr(torch, settings.store)
+            backbone, _random_prefix(backbone, settings.length, layers, seed), store=getattr(torch, settings.store)
         )
 
     def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> PrefixAttachment:
@@ -141,13 +144,16 @@ def _refuse_misfits(backbone: TextBackbone, length: int, layers: int) -> None:
         )
 
 
-def _of_random_tokens(backbone: TextBackbone, length: int, layers: int, seed: int) -> StoredPrefix:
-    """What the top layers attend to in a text of random tokens."""
+def _random_prefix(backbone: TextBackbone, length: int, layers: int, seed: int) -> StoredPrefix:
+    """Random keys and values for the top layers, half as large as those that each layer makes of a text."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(backbone.tokenizer.size, (length,), generator=generator).tolist()
+    sample = torch.randint(backbone.tokenizer.size, (min(_SAMPLE, backbone.max_length),), generator=generator)
     with torch.no_grad():
-        seen = keys_and_values(backbone, backbone.collate([ids]))[backbone.num_layers - layers :]
-    keys, values = (torch.stack([layer[0].float() for layer in part]) for part in zip(*seen, strict=True))
+        seen = keys_and_values(backbone, backbone.collate([sample.tolist()]))[backbone.num_layers - layers :]
+    attention = backbone.attention
+    drawn = torch.randn(layers, 2, attention.heads, length, attention.head_width, generator=generator)
+    sizes = torch.tensor([[part.float().square().mean().sqrt() for part in layer] for layer in seen])
+    keys, values = (drawn * (_SIZE * sizes)[:, :, None, None, None]).unbind(dim=1)
     return StoredPrefix(keys, values)

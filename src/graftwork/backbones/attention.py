@@ -104,7 +104,7 @@ def watched_attention(model: nn.Module) -> Iterator[list[AttentionCall]]:
     def watch(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         shapes = (key.shape[1], key.shape[3]), (value.shape[1], value.shape[3])
         calls.append(AttentionCall(module, shapes, tuple(name for name in _EXTRAS if kwargs.get(name) is not None)))
-        return _original(module, query, key, value, *args, **kwargs)
+        return _sdpa(module, query, key, value, *args, **kwargs)
 
     config: Any = model.config
     if config._attn_implementation != "sdpa":
@@ -161,7 +161,7 @@ def keys_and_values(backbone: TextBackbone, batch: TokenBatch) -> list[tuple[Ten
 
     def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         seen[module] = key, value
-        return _original(module, query, key, value, *args, **kwargs)
+        return _sdpa(module, query, key, value, *args, **kwargs)
 
     modules = backbone.attention.modules
     with _standing_in(backbone.model, dict.fromkeys(modules, keep)):
@@ -233,7 +233,7 @@ def _attend_with(
         torch.cat([put.to(own.dtype).expand(rows, *put.shape[-3:]), own], dim=2)
         for put, own in ((prefix.keys, key), (prefix.values, value))
     )
-    return _original(module, query, keys, values, attention_mask, is_causal=False, **kwargs)
+    return _sdpa(module, query, keys, values, attention_mask, is_causal=False, **kwargs)
 
 
 def _move_on(
@@ -273,13 +273,13 @@ def _register() -> None:
 
 
 def _dispatch(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return _STANDING_IN.get(module, _original)(module, *args, **kwargs)
+    return _STANDING_IN.get(module, _sdpa)(module, *args, **kwargs)
 
 
-def _original(*args: Any, **kwargs: Any) -> Any:
+def _sdpa(*args: Any, **kwargs: Any) -> Any:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    return sdpa_attention_forward(*args, **kwargs)
+    return sdpa_attention_forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def _position_table(model: Any, inside_layers: Container[nn.Module]) -> int | None:
