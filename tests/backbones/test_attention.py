@@ -156,6 +156,18 @@ def test_the_keys_and_values_of_a_text_as_its_prefix_double_its_weight(backbone_
     assert {tuple(part.shape) for pair in seen for part in pair} == {(1, 4, len(batch.input_ids[0]), WIDTH // 4)}
 
 
+def test_a_mask_that_is_added_to_the_scores_is_extended_as_one_of_truth_values_is(backbone_of: Backbones) -> None:
+    backbone = backbone_of("bert")
+    batch = backbone.collate(backbone.encode(CORPUS))
+    rows, tokens = batch.input_ids.shape
+    real = batch.attention_mask.bool()
+    added = torch.zeros(rows, 4, tokens, tokens).masked_fill(~real[:, None, None], -torch.inf)
+    with torch.no_grad(), prefixed(backbone, random_prefixes(backbone, LENGTHS)):
+        wanted = backbone.forward(batch)
+        found = backbone.forward(TokenBatch(batch.input_ids, added))
+    torch.testing.assert_close(found[real], wanted[real], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("architecture", "heads", "moves"),
     [(name, 2 if name == "llama" else 4, name in ("gpt2", "llama")) for name in ARCHITECTURES],

@@ -213,27 +213,37 @@ def _attend_with(
         query: `[rows, query heads, tokens, head width]`.
         key: `[rows, heads, tokens, head width]`.
         value: the same.
-        attention_mask: bool `[rows, 1, tokens, tokens]`, None when nothing is masked but by `is_causal`.
+        attention_mask: `[rows or 1, heads or 1, tokens, tokens]`, truth values or what is added to the scores; None
+            when nothing is masked but by `is_causal`.
         is_causal: whether a token looks back only; by default what the module says.
         kwargs: what else the function takes.
     """
     rows, tokens = key.shape[0], key.shape[2]
-    length = prefix.keys.shape[-2]
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", True))
     if attention_mask is None and is_causal:
         attention_mask = torch.ones(tokens, tokens, dtype=torch.bool, device=key.device).tril()[None, None]
     if attention_mask is None and prefix.seen is not None:
-        attention_mask = torch.ones(1, 1, 1, tokens, dtype=torch.bool, device=key.device)
+        attention_mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=key.device)
     if attention_mask is not None:
-        text = attention_mask.expand(rows, 1, tokens, tokens)
-        seen = text.new_ones(rows, length) if prefix.seen is None else prefix.seen
-        attention_mask = torch.cat([seen[:, None, None].expand(rows, 1, tokens, length), text], dim=3)
+        attention_mask = _extended(attention_mask, prefix, rows)
     keys, values = (
         torch.cat([put.to(own.dtype).expand(rows, *put.shape[-3:]), own], dim=2)
         for put, own in ((prefix.keys, key), (prefix.values, value))
     )
     return _sdpa(module, query, keys, values, attention_mask, is_causal=False, **kwargs)
+
+
+def _extended(mask: Tensor, prefix: LayerPrefix, rows: int) -> Tensor:
+    """A mask of the text, with that of the prefix before it: `[rows, heads or 1, tokens, length + tokens]`."""
+    length = prefix.keys.shape[-2]
+    seen = prefix.seen
+    if seen is None:
+        seen = torch.ones(rows, length, dtype=torch.bool, device=mask.device)
+    # A mask that is not of truth values is added to the scores.
+    before = seen if mask.dtype == torch.bool else mask.new_zeros(rows, length).masked_fill(~seen, -torch.inf)
+    _, heads, tokens, _ = mask.shape
+    return torch.cat([before[:, None, None].expand(rows, heads, tokens, length), mask.expand(rows, -1, -1, -1)], dim=3)
 
 
 def _move_on(
