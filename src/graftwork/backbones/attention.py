@@ -1,8 +1,9 @@
 """Keys and values put before those of a text in a backbone's attention: what prefix tuning needs.
 
-A cache of past keys and values would do it for decoders alone; encoders pass it over. So the attention function
-itself is replaced, at the place where transformers looks it up: `config._attn_implementation`. What a layer's
-attention receives has then been projected and rotated, whatever the architecture, and the mask has been made.
+A cache of past keys and values, as PEFT uses, is not taken by every encoder, and moves the tokens of those that take it
+(docs/decisions/0053-prefix-tuning.md). So the attention function itself is replaced, at the place where transformers
+looks it up: `config._attn_implementation`. What a layer's attention receives has then been projected and rotated,
+whatever the architecture, and the mask has been made.
 """
 
 from __future__ import annotations
