@@ -15,6 +15,7 @@ from pydantic import Field
 from graftwork.adaptation.prefix_files import NAME, StoredPrefix, embeddings_of, read_prefix, write_prefix
 from graftwork.adaptation.strategy import Delta, StrategySettings
 from graftwork.backbones.attention import LayerPrefix, keys_and_values, prefixed
+from graftwork.backbones.backbone import TokenBatch
 from graftwork.errors import Problem, SettingsInvalid
 from graftwork.registry.artifact import DEFAULT_LIMITS, DELTA, DELTA_CONFIG
 from graftwork.registry.manifest import TensorSpec
@@ -149,11 +150,13 @@ def _random_prefix(backbone: TextBackbone, length: int, layers: int, seed: int) 
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    sample = torch.randint(backbone.tokenizer.size, (min(_SAMPLE, backbone.max_length),), generator=generator)
+    vocabulary = backbone.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    ids = torch.randint(vocabulary, (1, min(_SAMPLE, backbone.max_length)), generator=generator).to(backbone.device)
     with torch.no_grad():
-        seen = keys_and_values(backbone, backbone.collate([sample.tolist()]))[backbone.num_layers - layers :]
+        seen = keys_and_values(backbone, TokenBatch(ids, torch.ones_like(ids)))[backbone.num_layers - layers :]
+    # [layers, keys and values]; no value is looked at, because a plan is made of shapes alone.
+    sizes = torch.stack([part.float().square().mean().sqrt().cpu() for layer in seen for part in layer]).view(-1, 2)
     attention = backbone.attention
     drawn = torch.randn(layers, 2, attention.heads, length, attention.head_width, generator=generator)
-    sizes = torch.tensor([[part.float().square().mean().sqrt() for part in layer] for layer in seen])
     keys, values = (drawn * (_SIZE * sizes)[:, :, None, None, None]).unbind(dim=1)
     return StoredPrefix(keys, values)
