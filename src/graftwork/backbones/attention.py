@@ -284,13 +284,14 @@ def _register() -> None:
 
 
 def _dispatch(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return _STANDING_IN.get(module, _sdpa)(module, *args, **kwargs)
+    attend: Attend = _STANDING_IN.get(module, _sdpa)
+    return attend(module, *args, **kwargs)
 
 
 def _sdpa(*args: Any, **kwargs: Any) -> Any:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    return sdpa_attention_forward(*args, **kwargs)  # type: ignore[no-untyped-call]
+    return sdpa_attention_forward(*args, **kwargs)
 
 
 def _position_table(model: Any, inside_layers: Container[nn.Module]) -> int | None:
