@@ -85,6 +85,10 @@ def test_a_sound_artifact_passes_and_its_digest_covers_every_byte() -> None:
         (make_artifact(BASE, files={DELTA_CONFIG: b"[" * 100_000}), "is not JSON"),
         (make_artifact(BASE, files={DELTA_CONFIG: b'{"r": 1000000}'}), "asks for the rank 1000000; 512 is allowed"),
         (make_artifact(BASE, files={DELTA_CONFIG: b'{"rank_pattern": {"x": 4096}}'}), "rank 4096"),
+        (
+            make_artifact(BASE, files={DELTA_CONFIG: b'{"num_virtual_tokens": 1e9}'}),
+            "asks for a prefix of 1000000000.0; 512 is allowed",
+        ),
         (make_artifact(BASE, files={"../evil.json": b"{}"}), "names the file '../evil.json', which no adapter has"),
         (make_artifact(BASE, files={"/etc/passwd": b"{}"}), "which no adapter has"),
         (make_artifact(BASE, delta=False, files={DELTA_CONFIG: b"{}"}), "which no adapter has"),
@@ -125,6 +129,10 @@ def test_rank_and_size_are_judged_from_the_header() -> None:
     assert "bytes in all; 1000 are allowed" in problems(artifact, ArtifactLimits(total_bytes=1000))
     assert "bytes; 100 are allowed" in problems(artifact, ArtifactLimits(manifest_bytes=100))
     assert "says that its header has" in problems(artifact, ArtifactLimits(header_bytes=50))
+    specs = (TensorSpec(name="prompt_embeddings", shape=(6, 8), dtype="float32"),)
+    prefix = make_artifact(BASE, files=delta(prompt_embeddings=np.ones((6, 8), np.float32)), tensors=specs)
+    prefix.check(ArtifactLimits(prefix=6))
+    assert "prompt_embeddings: is a prefix of 6; 5 is allowed" in problems(prefix, ArtifactLimits(prefix=5))
     huge = {"lora_A.weight": {"dtype": "F32", "shape": [10**6, 8], "data_offsets": [0, 32 * 10**6]}}
     text = json.dumps(huge).encode()
     specs = (TensorSpec(name="lora_A.weight", shape=(10**6, 8), dtype="float32"),)

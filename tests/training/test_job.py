@@ -46,9 +46,18 @@ LORA = TrainingConfig.parse(
     assignments=["fine_tuning.epochs=3", "fine_tuning.learning_rate=5e-3", "lora.rank=4", "fine_tuning.batch_size=16"],
 )
 PROBE = TrainingConfig(strategy="feature-extraction")
+PREFIX = TrainingConfig.parse(
+    strategy="prefix-tuning",
+    assignments=[
+        "fine_tuning.epochs=3",
+        "prefix_tuning.length=4",
+        "prefix_tuning.layers=2",
+        "fine_tuning.batch_size=16",
+    ],
+)
 
 
-@pytest.mark.parametrize("config", [PROBE, LORA], ids=["probe", "lora"])
+@pytest.mark.parametrize("config", [PROBE, LORA, PREFIX], ids=["probe", "lora", "prefix"])
 def test_the_metrics_are_those_of_the_packaged_artifact_on_the_test_rows(
     bert: TextBackbone, config: TrainingConfig
 ) -> None:
@@ -86,7 +95,7 @@ def test_lora_is_judged_beside_the_probe(bert: TextBackbone) -> None:
     assert trained.artifact.manifest.strategy_settings["rank"] == 4
 
 
-@pytest.mark.parametrize("config", [PROBE, LORA], ids=["probe", "lora"])
+@pytest.mark.parametrize("config", [PROBE, LORA, PREFIX], ids=["probe", "lora", "prefix"])
 def test_the_same_run_gives_the_same_digest_and_leaves_the_backbone_as_it_was(
     bert: TextBackbone, config: TrainingConfig
 ) -> None:

@@ -26,9 +26,9 @@ def planned(folder: Path, *assignments: str, strategy: str = "lora") -> Plan:
     return make_plan(read_config(folder), config, strategy=strategy, lengths=LENGTHS, classes=3, dtype=torch.float32)
 
 
-def really_kept(backbone: TextBackbone, assignments: tuple[str, ...]) -> tuple[int, int]:
+def really_kept(backbone: TextBackbone, strategy: str, assignments: tuple[str, ...]) -> tuple[int, int]:
     """Values that the real attachment trains, and bytes that autograd keeps of a real batch of the longest texts."""
-    config = TrainingConfig.parse(strategy="lora", assignments=assignments)
+    config = TrainingConfig.parse(strategy=strategy, assignments=assignments)
     batch = backbone.collate([*[[1] * 12] * 7, [1] * 11])  # padded, as most batches are: a mask is made
     kept: dict[int, int] = {}
     alive: list[Any] = []
@@ -38,7 +38,7 @@ def really_kept(backbone: TextBackbone, assignments: tuple[str, ...]) -> tuple[i
         alive.append(tensor)
         return tensor
 
-    with STRATEGIES["lora"].attach(backbone, config.lora, seed=0) as attachment:
+    with STRATEGIES[strategy].attach(backbone, config.settings_of(strategy), seed=0) as attachment:
         trained = sum(parameter.numel() for parameter in attachment.parameters())
         with torch.no_grad():
             hidden = backbone.trunk(batch, attachment.split)
@@ -48,14 +48,22 @@ def really_kept(backbone: TextBackbone, assignments: tuple[str, ...]) -> tuple[i
     return trained, sum(nbytes for storage, nbytes in kept.items() if storage not in own)
 
 
-@pytest.mark.parametrize("assignments", [(), ("lora.layers=1", "lora.rank=2")])
+@pytest.mark.parametrize(
+    ("strategy", "assignments"),
+    [
+        ("lora", ()),
+        ("lora", ("lora.layers=1", "lora.rank=2")),
+        ("prefix-tuning", ()),
+        ("prefix-tuning", ("prefix_tuning.layers=1",)),
+    ],
+)
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_it_counts_what_the_real_run_trains_and_keeps(
-    backbone_of: Backbones, saved: Saved, architecture: str, assignments: tuple[str, ...]
+    backbone_of: Backbones, saved: Saved, architecture: str, strategy: str, assignments: tuple[str, ...]
 ) -> None:
     backbone = backbone_of(architecture)
-    plan = planned(saved(architecture), *assignments)
-    trained, kept = really_kept(backbone, assignments)
+    plan = planned(saved(architecture), *assignments, strategy=strategy)
+    trained, kept = really_kept(backbone, strategy, assignments)
     head = 3 * (backbone.width + 1)
     assert plan.parameters == sum(parameter.numel() for parameter in backbone.model.parameters())
     assert plan.trainable == trained + head

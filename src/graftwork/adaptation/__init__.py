@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.lora import Lora
+from graftwork.adaptation.prefix import PrefixTuning
 from graftwork.adaptation.strategy import Attachment, Delta, Strategy, StrategySettings
 from graftwork.errors import ArtifactInvalid
 
 STRATEGIES: dict[str, Strategy] = {
     FeatureExtraction.name: FeatureExtraction(),
     Lora.name: Lora(),
+    PrefixTuning.name: PrefixTuning(),
 }
 
 

@@ -92,7 +92,7 @@ class Strategy(Protocol):
     learning_rate: float
 
     def attach(self, backbone: TextBackbone, settings: Any, *, seed: int) -> Attachment:
-        """Put a fresh delta on the backbone that does not change its output yet.
+        """Put a fresh delta on the backbone that changes its output little or not at all.
 
         Args:
             backbone: the frozen backbone; nothing else may be attached to it.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graftwork.backbones.attention import AttentionStack, find_attention
 from graftwork.backbones.device import dtype_name
 from graftwork.backbones.network import Network
 from graftwork.backbones.pooling import pool
@@ -77,6 +79,7 @@ class TextBackbone:
         width: int,
     ) -> None:
         self._stack = network.stack
+        self._attention_calls = network.attention_calls
         self.model: nn.Module = network.model
         self.layers = network.stack.layers
         self.layer_names = network.stack.names
@@ -96,6 +99,15 @@ class TextBackbone:
     def dtype_name(self) -> DTypeName:
         """The dtype as manifests spell it."""
         return dtype_name(self.dtype)
+
+    @cached_property
+    def attention(self) -> AttentionStack:
+        """Where its layers attend; does not run the model.
+
+        Raises:
+            ModelUnsupported: if its attention cannot be given a prefix.
+        """
+        return find_attention(self.model, self.layers, self._attention_calls)
 
     @property
     def prompt(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graftwork.backbones.attention import AttentionCall, watched_attention
 from graftwork.backbones.quiet import quiet_transformers
 from graftwork.backbones.stack import LayerStack, find_stack
 from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
@@ -24,11 +25,13 @@ class Network:
     Attributes:
         model: the encoder or decoder; its forward takes `input_ids` and `attention_mask`.
         stack: its layers.
+        attention_calls: how they attended in one forward.
         untrained: names of parameters the folder has no values for and the hidden states do not need (a pooler).
     """
 
     model: nn.Module
     stack: LayerStack
+    attention_calls: tuple[AttentionCall, ...]
     untrained: frozenset[str]
 
 
@@ -79,12 +82,13 @@ def unloaded_network(config: Any, *, dtype: torch.dtype) -> Network:
 def _with_stack(model: Any, untrained: frozenset[str], device: torch.device) -> Network:
     model.config.use_cache = False
     ids = torch.zeros((1, 2), dtype=torch.int64, device=device)
-    stack = find_stack(
-        model,
-        lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)),
-        getattr(model.config, "num_hidden_layers", None),
-    )
-    return Network(model, stack, untrained)
+    with watched_attention(model) as calls:
+        stack = find_stack(
+            model,
+            lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)),
+            getattr(model.config, "num_hidden_layers", None),
+        )
+    return Network(model, stack, tuple(calls), untrained)
 
 
 def read_config(folder: Path) -> Any:

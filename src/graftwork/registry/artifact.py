@@ -24,6 +24,7 @@ DELTA = "adapter_model.safetensors"
 DELTA_CONFIG = "adapter_config.json"
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_PREFIX = "prompt_embeddings"
 _LOW_RANK = re.compile(r"(?P<before>.*)\blora_(?P<kind>embedding_)?(?P<side>[AB])\b(?P<after>.*)", re.DOTALL)
 
 
@@ -33,12 +34,14 @@ class ArtifactLimits:
 
     Attributes:
         rank: greatest rank of a low-rank pair.
+        prefix: greatest length of a prefix.
         total_bytes: all files and the manifest together.
         manifest_bytes: `manifest.json` and `adapter_config.json`, each.
         header_bytes: the header of a safetensors file.
     """
 
     rank: int = 512
+    prefix: int = 512
     total_bytes: int = 2 * 1024**3
     manifest_bytes: int = 16 * 1024**2
     header_bytes: int = 8 * 1024**2
@@ -192,6 +195,11 @@ def _check_tensors(
         if _DTYPES.get(place.dtype) != dtype:
             problems.append(Problem(where, f"is {_DTYPES.get(place.dtype, place.dtype)} instead of {dtype}"))
     problems += _check_ranks(file, header, limits)
+    problems += [
+        Problem(f"{file}, {name}", f"is a prefix of {place.shape[0]}; {limits.prefix} is allowed")
+        for name, place in header.tensors.items()
+        if name == _PREFIX and place.shape and place.shape[0] > limits.prefix
+    ]
     if problems:
         return problems
     # All tensors of one dtype lie side by side, so one look tells that nothing is wrong, which is the rule.
@@ -245,7 +253,11 @@ def _check_delta_config(content: bytes, limits: ArtifactLimits) -> list[Problem]
         *(config["rank_pattern"].values() if isinstance(config.get("rank_pattern"), dict) else ()),
     ]
     high = [rank for rank in ranks if isinstance(rank, int | float) and rank > limits.rank]
-    return [Problem(DELTA_CONFIG, f"asks for the rank {rank}; {limits.rank} is allowed") for rank in high]
+    problems = [Problem(DELTA_CONFIG, f"asks for the rank {rank}; {limits.rank} is allowed") for rank in high]
+    length = config.get("num_virtual_tokens")
+    if isinstance(length, int | float) and length > limits.prefix:
+        problems.append(Problem(DELTA_CONFIG, f"asks for a prefix of {length}; {limits.prefix} is allowed"))
+    return problems
 
 
 def _refuse_constant(name: str) -> None:

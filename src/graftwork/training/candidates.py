@@ -31,7 +31,7 @@ from graftwork.training.runs import Run
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
 
-_START_WAS_BEST = "as asked for, but no epoch was better on the validation rows than the probe it started from"
+_START_WAS_BEST = "as asked for, but no epoch was better on the validation rows than the probe's head it started from"
 _TUNED_BY_AUTO = Lora.name
 _FEWEST_ERRORS = 6  # rows that must be mended, and none broken, for McNemar's exact test to reach p < 0.05
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
 from graftwork.adaptation.lora import LoraSettings
+from graftwork.adaptation.prefix import PrefixTuningSettings
 from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
 
@@ -80,6 +81,7 @@ class TrainingConfig(BaseModel):
         fine_tuning: how a delta is trained.
         feature_extraction: how the head is fitted.
         lora: what LoRA trains.
+        prefix_tuning: what prefix tuning trains.
 
     Example:
         >>> TrainingConfig.parse(strategy="lora", assignments=["lora.rank=4", "fine_tuning.epochs=2"]).lora.rank
@@ -88,7 +90,7 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: Literal["auto", "feature-extraction", "lora"] = "auto"
+    strategy: Literal["auto", "feature-extraction", "lora", "prefix-tuning"] = "auto"
     seed: int = Field(0, ge=0, lt=2**32)
     max_length: int | None = Field(None, ge=4)
     test_share: float = Field(0.2, ge=0, lt=1)
@@ -96,6 +98,7 @@ class TrainingConfig(BaseModel):
     fine_tuning: FineTuningSettings = FineTuningSettings()
     feature_extraction: FeatureExtractionSettings = FeatureExtractionSettings()
     lora: LoraSettings = LoraSettings()
+    prefix_tuning: PrefixTuningSettings = PrefixTuningSettings()
 
     def settings_of(self, strategy: str) -> StrategySettings:
         """The settings of a strategy by its name."""
