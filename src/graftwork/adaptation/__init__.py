@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from graftwork.adaptation.feature_extraction import FeatureExtraction
+from graftwork.adaptation.full import Full
 from graftwork.adaptation.lora import Lora
+from graftwork.adaptation.partial import Partial
 from graftwork.adaptation.strategy import Attachment, Delta, Strategy, StrategySettings
 from graftwork.errors import ArtifactInvalid
 
 STRATEGIES: dict[str, Strategy] = {
     FeatureExtraction.name: FeatureExtraction(),
     Lora.name: Lora(),
+    Partial.name: Partial(),
+    Full.name: Full(),
 }
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from graftwork.adaptation.weight_files import PEFT_TYPE as WEIGHTS
+from graftwork.serving.weights import read_weights_delta
+
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone, TokenBatch
 
@@ -48,7 +51,7 @@ class OwnDelta(Protocol):
 
 # By the `peft_type` of `adapter_config.json`: reads the config and the tensors, strictly, for a backbone.
 OwnReader = Callable[[bytes, bytes, "TextBackbone"], OwnDelta]
-READERS: Mapping[str, OwnReader] = {}
+READERS: Mapping[str, OwnReader] = {WEIGHTS: read_weights_delta}
 
 
 def own_reader(config: bytes) -> OwnReader | None:

@@ -13,10 +13,12 @@ from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import probabilities
 from graftwork.adaptation.lora import Lora
 from graftwork.adaptation.strategy import Delta
+from graftwork.adaptation.weights import WeightsAttachment
 from graftwork.errors import DataRejected, Problem
 from graftwork.evaluation.compare import paired_difference
 from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.activations import Activations
+from graftwork.training.compression import compress
 from graftwork.training.config import TrainingConfig
 from graftwork.training.loop import fine_tune
 from graftwork.training.mlp import fit_mlp
@@ -182,22 +184,37 @@ def _tuned_candidate(
     ids = backbone.encode(prepared.rows.texts, max_length)
     strategy = STRATEGIES[name]
     with strategy.attach(backbone, config.settings_of(name), seed=config.seed) as attachment:
+        trunk = Activations(backbone, [ids[row] for row in train], split=attachment.split)
+        held_out = Activations(backbone, [ids[row] for row in validation], split=attachment.split)
         tuned = fine_tune(
             backbone,
             attachment,
             weight=weight,
             bias=bias,
-            train=Activations(backbone, [ids[row] for row in train], split=attachment.split),
+            train=trunk,
             train_labels=prepared.labels[train],
-            validation=Activations(backbone, [ids[row] for row in validation], split=attachment.split),
+            validation=held_out,
             validation_labels=prepared.labels[validation],
             settings=config.fine_tuning,
             learning_rate=config.learning_rate_of(name),
             seed=config.seed,
             progress=progress,
         )
+        decision = f"{strategy.title}, {_START_WAS_BEST}" if tuned.best_epoch == 0 else ""
+        logits = tuned.validation_logits.double().numpy()
+        if isinstance(attachment, WeightsAttachment) and tuned.best_epoch:
+            compressed = compress(
+                attachment,
+                weight=tuned.weight.to(backbone.device),
+                bias=tuned.bias.to(backbone.device),
+                train=trunk,
+                validation=held_out,
+                seed=config.seed,
+                progress=progress,
+            )
+            logits = compressed.stored.double().numpy()
+            decision = f"{strategy.title}, {compressed.cost(prepared.labels[validation])}"
         delta = attachment.delta()
-    logits = tuned.validation_logits.double().numpy()
     return Candidate(
         strategy=name,
         delta=delta,
@@ -205,7 +222,7 @@ def _tuned_candidate(
         bias=tuned.bias.numpy(),
         temperature=fit_temperature(logits, prepared.labels[validation]),
         validation_logits=logits,
-        decision=f"{strategy.title}, {_START_WAS_BEST}" if tuned.best_epoch == 0 else "",
+        decision=decision,
     )
 
 

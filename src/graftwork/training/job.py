@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.data.check import check_dataset
 from graftwork.evaluation.evaluate import evaluate
@@ -166,7 +167,8 @@ def _judge(
 
 
 def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> DatasetRecord:
-    held_back = len(prepared.validation) if candidate.delta.files or candidate.hidden is not None else 0
+    fitted_on_all = candidate.strategy == FeatureExtraction.name and candidate.hidden is None
+    held_back = 0 if fitted_on_all else len(prepared.validation)
     return DatasetRecord(
         digest=rows.digest,
         rows=len(rows),
