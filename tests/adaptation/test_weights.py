@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -19,6 +18,7 @@ from graftwork.adaptation.weights import WeightsAttachment
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.errors import ArtifactInvalid, SettingsInvalid
 from graftwork.training.config import TrainingConfig
+from tests.adaptation.decoded import decode_onto
 from tests.adaptation.test_inference import artifact_of
 from tests.backbones.tiny import ARCHITECTURES, CORPUS, LAYERS
 
@@ -206,20 +206,11 @@ def test_answers_of_what_is_stored_are_those_of_weights_decoded_by_hand(
         disturb(attachment)
         delta = attachment.delta()
         compressed = backbone.embed(CORPUS, max_length=16)
-    stored = load(delta.files[TENSORS])
     artifact = artifact_of(backbone, strategy, delta)
     found = adapted_features(backbone, artifact, CORPUS)
     assert torch.equal(found, compressed)
     naive = backbone_of("bert")
-    for name, parameter in naive.model.named_parameters():
-        change = torch.zeros_like(parameter)
-        if f"{name}.sign" in stored:
-            bits = np.unpackbits(stored[f"{name}.sign"].numpy(), axis=1, bitorder="little")[:, : parameter.shape[1]]
-            change = (2 * torch.from_numpy(bits).float() - 1) * stored[f"{name}.scale"][:, None]
-        elif f"{name}.difference" in stored:
-            change = stored[f"{name}.difference"].float()
-        with torch.no_grad():
-            parameter.add_(change)
+    decode_onto(naive.model, load(delta.files[TENSORS]))
     torch.testing.assert_close(found, naive.embed(CORPUS, max_length=16), rtol=1e-5, atol=1e-6)
 
 

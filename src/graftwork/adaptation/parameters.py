@@ -63,9 +63,9 @@ def first_layers(backbone: TextBackbone, places: Mapping[str, ParameterPlace]) -
         backbone: the bare backbone; nothing else may run it at the time.
         places: its parameters, from `parameter_places`.
     """
-    batch = backbone.collate([[0, 0, 0], [0, 0, 0]])
     found: dict[str, int] = {}
     with _asking_for_gradients(backbone.model):
+        batch = backbone.collate([[0, 0, 0], [0, 0, 0]])
         for split in range(backbone.num_layers + 1):
             reached = _leaves(backbone.trunk(batch, split))
             for name, place in places.items():
@@ -78,7 +78,8 @@ def first_layers(backbone: TextBackbone, places: Mapping[str, ParameterPlace]) -
 def _asking_for_gradients(model: nn.Module) -> Iterator[None]:
     model.requires_grad_(True)
     try:
-        with torch.enable_grad():
+        # Also for callers who switched gradients off: without a graph nothing would be found.
+        with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         model.requires_grad_(False)
