@@ -78,6 +78,16 @@ def test_a_fresh_delta_changes_no_bit_and_a_disturbed_one_leaves_the_base_as_it_
     assert_untouched(backbone, before)
 
 
+def test_it_can_be_put_in_place_where_gradients_are_off(backbone_of: Backbones) -> None:
+    backbone = backbone_of("bert")
+    with torch.inference_mode(), attach(backbone, "full") as attachment:
+        assert -1 in attachment.depths()
+        disturb(attachment)
+        files = attachment.delta().files
+    with torch.inference_mode(), Full().restore(backbone, files) as restored:
+        assert restored.delta().files == files
+
+
 def test_the_base_comes_back_after_a_failure_too(backbone_of: Backbones) -> None:
     backbone = backbone_of("bert")
     before = state(backbone)
