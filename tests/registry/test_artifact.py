@@ -65,7 +65,7 @@ def test_a_sound_artifact_passes_and_its_digest_covers_every_byte() -> None:
     [
         (make_artifact(BASE, files=head(np.zeros((3, WIDTH), np.float32))), "shape [3, 8] instead of [2, 8]"),
         (make_artifact(BASE, files=head(np.zeros((2, WIDTH), np.float16))), "is float16 instead of float32"),
-        (make_artifact(BASE, files=head(np.zeros((2, WIDTH), np.int32))), "is I32 instead of float32"),
+        (make_artifact(BASE, files=head(np.zeros((2, WIDTH), np.int32))), "is int32 instead of float32"),
         (make_artifact(BASE, files=head(extra=np.zeros(1, np.float32))), f"{HEAD}, extra: is left over"),
         (
             make_artifact(BASE, files={HEAD: save({"head.weight": np.zeros((2, WIDTH), np.float32)})}),

@@ -22,7 +22,7 @@ class Full:
     name = "full"
     title = "full fine-tuning"
     settings_type: type[StrategySettings] = FullSettings
-    learning_rate = 3e-5
+    learning_rate = 5e-5
 
     def attach(self, backbone: TextBackbone, settings: FullSettings, *, seed: int) -> WeightsAttachment:
         """Put float32 copies in the place of all parameters but those that nothing depends on (a pooler)."""

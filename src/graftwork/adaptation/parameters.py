@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import TextBackbone, TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,8 @@ def first_layers(backbone: TextBackbone, places: Mapping[str, ParameterPlace]) -
     """
     found: dict[str, int] = {}
     with _asking_for_gradients(backbone.model):
-        batch = backbone.collate([[0, 0, 0], [0, 0, 0]])
+        ids = torch.zeros((2, 3), dtype=torch.int64, device=backbone.device)
+        batch = TokenBatch(ids, torch.ones_like(ids))
         for split in range(backbone.num_layers + 1):
             reached = _leaves(backbone.trunk(batch, split))
             for name, place in places.items():
