@@ -1,0 +1,111 @@
+"""Rows of full and partial fine-tunes, which run on weights of their own, beside the bare forward of as many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.serving.bare_forward import random_batch
+from benchmarks.serving.registries import open_backbone
+from benchmarks.serving.report import Table, timed_table
+from benchmarks.serving.setting import Setting
+from benchmarks.serving.timing import clocked, interleaved
+from graftwork.adaptation import STRATEGIES
+from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.registry.artifact import DELTA, DELTA_CONFIG
+from graftwork.serving.weights import WeightsDelta, read_weights_delta
+
+TENANTS = 4
+BARE = "bare forward"
+_WORDS = 5_000  # that occur in a thousand texts, or about so many
+_MEGABYTE = 2**20
+
+
+def run(setting: Setting) -> Iterator[Table]:
+    """A table of times, and one of what it takes of memory."""
+    backbone = open_backbone(setting)
+    batch = random_batch(backbone, setting.rows, setting.tokens)
+    parts = _parts(batch)
+    calls: dict[str, Callable[[], Any]] = {
+        BARE: lambda: backbone.forward(batch),
+        f"bare forwards of {TENANTS} parts": lambda: [backbone.forward(part) for part in parts],
+    }
+    kept: dict[str, Sequence[WeightsDelta]] = {}
+    for strategy in ("partial", "full"):
+        deltas = [_delta(backbone, strategy, seed) for seed in range(TENANTS)]
+        kept[strategy] = deltas
+        calls[f"1 tenant, {strategy}"] = _answering(backbone, [(batch, deltas[0])])
+        calls[f"{TENANTS} tenants, {strategy}"] = _answering(backbone, list(zip(parts, deltas, strict=True)))
+    with torch.inference_mode():
+        timings = interleaved([clocked(name, call) for name, call in calls.items()], setting.rounds)
+        yield timed_table(
+            f"weights of their own, {backbone.dtype_name}, {setting.rows} rows x {setting.tokens} tokens in all",
+            timings,
+            {"x bare": BARE, "x bare in parts": f"bare forwards of {TENANTS} parts"},
+        )
+        yield _memory(backbone, calls, kept)
+
+
+def _answering(backbone: TextBackbone, groups: Sequence[tuple[TokenBatch, WeightsDelta]]) -> Callable[[], list[Tensor]]:
+    return lambda: [delta.hidden(backbone, batch, [delta] * len(batch.input_ids)) for batch, delta in groups]
+
+
+def _parts(batch: TokenBatch) -> list[TokenBatch]:
+    rows = zip(batch.input_ids.chunk(TENANTS), batch.attention_mask.chunk(TENANTS), strict=True)
+    return [TokenBatch(ids, mask) for ids, mask in rows]
+
+
+def _delta(backbone: TextBackbone, strategy: str, seed: int) -> WeightsDelta:
+    """What nobody trained: random differences in every tuned layer, and of the words that might have occurred."""
+    found = STRATEGIES[strategy]
+    generator = torch.Generator().manual_seed(seed)
+    words = len(backbone.model.get_input_embeddings().weight)  # type: ignore[operator]
+    with found.attach(backbone, found.settings_type(), seed=seed) as attachment, torch.no_grad():
+        for parameter in attachment.parameters():
+            difference = torch.randn(parameter.shape, generator=generator) * 1e-4
+            if len(parameter) == words:
+                difference[torch.randperm(words, generator=generator)[_WORDS:]] = 0.0
+            parameter.add_(difference)
+        files = attachment.delta().files
+    return read_weights_delta(files[DELTA_CONFIG], files[DELTA], backbone)
+
+
+def _memory(
+    backbone: TextBackbone, calls: dict[str, Callable[[], Any]], kept: dict[str, Sequence[WeightsDelta]]
+) -> Table:
+    base = sum(parameter.nbytes for parameter in backbone.model.parameters())
+    table = Table("memory, MiB", ["most over what was there", "kept a tenant", "of the base"])
+    for name, call in calls.items():
+        deltas = kept.get(name.rpartition(", ")[2])
+        own = deltas[0].nbytes if deltas else None
+        share = None if own is None else f"{own / base:.2%}"
+        table.lines[name] = (_peak(call), None if own is None else own / _MEGABYTE, share)
+    table.notes = [
+        f"the base has {base / _MEGABYTE:.1f} MiB, a layer {_layer_bytes(backbone) / _MEGABYTE:.1f} MiB",
+        "the most is the kernel's high-water mark of resident memory, least of five calls",
+    ]
+    return table
+
+
+def _layer_bytes(backbone: TextBackbone) -> int:
+    return sum(parameter.nbytes for parameter in backbone.layers[0].parameters())
+
+
+def _peak(call: Callable[[], Any]) -> float:
+    peaks = []
+    for _ in range(5):
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        call()
+        peaks.append((_status("VmHWM") - before) / 1024)
+    return min(peaks)
+
+
+def _status(name: str) -> int:
+    """A figure of this process in KiB, as Linux tells it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
