@@ -217,8 +217,8 @@ def test_integers_are_bits_and_places_of_rows_and_nothing_else() -> None:
     told = problems(artifact(w_sign=tensors["w.rows"], w_scale=tensors["w.sign"]))
     assert "'w.sign' is int32, which only those that end in .rows may be" in told
     assert "'w.scale' is uint8, which only those that end in .sign may be" in told
-    half = make_artifact(BASE, files=delta(**{A: np.ones((2, WIDTH), np.uint8), B: np.ones((WIDTH, 2), np.float32)}))
-    assert f"{A}: is uint8 instead of float32" in problems(half)
+    pair = low_rank() | {A: np.ones((2, WIDTH), np.uint8)}
+    assert f"{A}: is uint8 instead of float32" in problems(make_artifact(BASE, files=delta(**pair)))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int64", "uint16", "float64", "bool"])

@@ -39,7 +39,9 @@ def train(
     name: Annotated[str, typer.Option("--name", metavar="TENANT/NAME", help="Name to publish under.")],
     strategy: Annotated[
         str | None,
-        typer.Option(help="auto, feature-extraction or lora; auto tries the probe, then LoRA if it could pay."),
+        typer.Option(
+            help="auto, feature-extraction, lora, partial or full; auto tries the probe, then LoRA if it could pay."
+        ),
     ] = None,
     test: Annotated[
         Path | None, typer.Option("--test", help="Rows to judge on; a share of FILE is held out by default.")
