@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ def _memory(
     backbone: TextBackbone, calls: dict[str, Callable[[], Any]], kept: dict[str, Sequence[WeightsDelta]]
 ) -> Table:
     base = sum(parameter.nbytes for parameter in backbone.model.parameters())
-    table = Table("memory, MiB", ["most over what was there", "kept a tenant", "of the base"])
+    table = Table("memory", ["most at once, MiB", "kept a tenant, MiB", "of the base"])
     for name, call in calls.items():
         deltas = kept.get(name.rpartition(", ")[2])
         own = deltas[0].nbytes if deltas else None
@@ -86,7 +86,7 @@ def _memory(
         table.lines[name] = (_peak(call), None if own is None else own / _MEGABYTE, share)
     table.notes = [
         f"the base has {base / _MEGABYTE:.1f} MiB, a layer {_layer_bytes(backbone) / _MEGABYTE:.1f} MiB",
-        "the most is the kernel's high-water mark of resident memory, least of five calls",
+        "most at once: tensors made by one call, activations and results among them",
     ]
     return table
 
@@ -96,16 +96,11 @@ def _layer_bytes(backbone: TextBackbone) -> int:
 
 
 def _peak(call: Callable[[], Any]) -> float:
-    peaks = []
-    for _ in range(5):
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
+    """Most MiB of tensors alive at once that the call made, by PyTorch's own count of what it allocates and frees."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
-        peaks.append((_status("VmHWM") - before) / 1024)
-    return min(peaks)
-
-
-def _status(name: str) -> int:
-    """A figure of this process in KiB, as Linux tells it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    assert profile.profiler is not None
+    assert profile.profiler.kineto_results is not None
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    alive = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(alive) / _MEGABYTE
