@@ -121,6 +121,33 @@ def test_no_more_than_one_layer_is_ever_changed_and_none_below_the_split(bert: T
     assert {frozenset(layers) for layers in seen} == {frozenset(), frozenset({2})}
 
 
+def test_a_delta_that_is_loaded_while_another_is_in_place_is_of_the_base(bert: TextBackbone, tuned: Tuned) -> None:
+    own, files = tuned(bert, "full", 1).loaded.own, tuned(bert, "full", 2).artifact.files
+    assert own is not None
+    batch = bert.collate(bert.encode(TEXTS))
+    late = []
+
+    def load_now(*_: Any) -> None:
+        late.append(read_weights_delta(files["adapter_config.json"], files[DELTA], bert))
+
+    hook = bert.model.get_submodule("encoder.layer.1.output.dense").register_forward_pre_hook(load_now)
+    try:
+        with torch.inference_mode():
+            own.hidden(bert, batch, [own] * len(TEXTS))
+    finally:
+        hook.remove()
+    with torch.inference_mode():
+        found = late[0].hidden(bert, batch, [late[0]] * len(TEXTS))
+        bare = bert.forward(batch)
+    model: Any = tuned(bert, "full", 2).model
+    with torch.no_grad():
+        wanted = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        base: Any = unhooked(bert)
+        untouched = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bare, untouched, rtol=0, atol=0)
+
+
 def test_what_is_kept_in_memory_is_what_is_stored(bert: TextBackbone, tuned: Tuned) -> None:
     adapter = tuned(bert, "full", 1)
     stored = load(adapter.artifact.files[DELTA])

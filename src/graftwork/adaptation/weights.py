@@ -37,10 +37,6 @@ class WeightsAttachment:
 
     The model is handed them, in the dtype of the backbone, at the beginning of each of its forwards.
 
-    Attributes:
-        split: index of the first tuned layer.
-        encoding: how they are stored.
-
     Args:
         backbone: the bare backbone.
         places: the places of its parameters.
@@ -49,6 +45,10 @@ class WeightsAttachment:
         split: index of the first tuned layer.
         encoding: how they are stored.
         changes: how they are stored, when that is known already.
+
+    Attributes:
+        split: index of the first tuned layer.
+        encoding: how they are stored.
     """
 
     def __init__(

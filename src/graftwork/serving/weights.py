@@ -7,9 +7,11 @@ table no second one is made: the vectors of changed rows are corrected as they l
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from graftwork.serving.own import OwnDelta
 
 _Changed = tuple[ParameterPlace, Change]
+_PLACES: WeakKeyDictionary[TextBackbone, Mapping[str, ParameterPlace]] = WeakKeyDictionary()
+_LOCK = threading.Lock()
 
 
 class WeightsDelta:
@@ -88,8 +92,19 @@ def read_weights_delta(config: bytes, tensors: bytes, backbone: TextBackbone) ->
     Raises:
         ArtifactInvalid: with every problem found.
     """
-    places = parameter_places(backbone)
+    places = _places_of(backbone)
     return WeightsDelta(read_weights(config, tensors, places, backbone.layer_names), backbone, places)
+
+
+def _places_of(backbone: TextBackbone) -> Mapping[str, ParameterPlace]:
+    """The base's own parameters, looked up by the first load that needs them.
+
+    Later loads run while the engine's thread may have a tenant's weights in place, and would take those for the base's.
+    """
+    with _LOCK:
+        if backbone not in _PLACES:
+            _PLACES[backbone] = parameter_places(backbone)
+        return _PLACES[backbone]
 
 
 def _looks_up(table: nn.Embedding) -> bool:

@@ -83,12 +83,17 @@ def compress(
     head.weight.copy_(weight)
     head.bias.copy_(bias)
     head.to(weight.device)
-    trained, wanted = (_all_logits(attachment, head, rows) for rows in (validation, train))
+    trained = _all_logits(attachment, head, validation)
+    if attachment.encoding != "one-bit":
+        attachment.compress()
+        stored = _all_logits(attachment, head, validation)
+        return Compressed(attachment.encoding, trained.cpu(), stored.cpu(), stored.cpu())
+    wanted = _all_logits(attachment, head, train)
     factors = attachment.compress()
-    untuned = stored = _all_logits(attachment, head, validation)
+    untuned = _all_logits(attachment, head, validation)
     if factors:
         _train_scales(attachment, factors, head, train, wanted, seed, progress)
-        stored = _all_logits(attachment, head, validation)
+    stored = _all_logits(attachment, head, validation)
     return Compressed(attachment.encoding, trained.cpu(), untuned.cpu(), stored.cpu())
 
 
