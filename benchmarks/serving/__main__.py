@@ -30,6 +30,7 @@ BENCHMARKS = {
     "choosing": "choosing",
     "fairness": "fairness",
     "memory": "memory",
+    "weights": "tuned_weights",
 }
 
 

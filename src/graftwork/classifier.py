@@ -37,7 +37,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         base: a base model of the registry, or a folder in Hugging Face layout.
-        strategy: `auto`, `feature-extraction`, `lora` or `prefix-tuning`.
+        strategy: `auto`, `feature-extraction`, `lora`, `prefix-tuning`, `partial` or `full`.
         seed: of every random choice.
         max_length: tokens kept of a text; the base's own limit by default.
         settings: further training settings by dotted name, such as `{"lora.rank": 4}`.

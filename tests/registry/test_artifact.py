@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from safetensors.numpy import save
 
 from graftwork.errors import ArtifactInvalid
@@ -64,7 +65,7 @@ def test_a_sound_artifact_passes_and_its_digest_covers_every_byte() -> None:
     [
         (make_artifact(BASE, files=head(np.zeros((3, WIDTH), np.float32))), "shape [3, 8] instead of [2, 8]"),
         (make_artifact(BASE, files=head(np.zeros((2, WIDTH), np.float16))), "is float16 instead of float32"),
-        (make_artifact(BASE, files=head(np.zeros((2, WIDTH), np.int32))), "is I32 instead of float32"),
+        (make_artifact(BASE, files=head(np.zeros((2, WIDTH), np.int32))), "is int32 instead of float32"),
         (make_artifact(BASE, files=head(extra=np.zeros(1, np.float32))), f"{HEAD}, extra: is left over"),
         (
             make_artifact(BASE, files={HEAD: save({"head.weight": np.zeros((2, WIDTH), np.float32)})}),
@@ -198,3 +199,37 @@ def test_numbers_are_looked_at_tensor_by_tensor_where_dtypes_differ() -> None:
     specs = tuple(TensorSpec(name=n, shape=t.shape, dtype=str(t.dtype)) for n, t in tensors.items())
     told = problems(make_artifact(BASE, files=delta(**tensors), tensors=specs))
     assert told == f"{DELTA}, {B}: holds NaN or infinity"
+
+
+def test_integers_are_bits_and_places_of_rows_and_nothing_else() -> None:
+    """All bits of an integer may be ones: it is no NaN. What lies beside it is looked at all the same."""
+    tensors: dict[str, np.ndarray[Any, Any]] = {
+        "w.rows": np.full(3, -1, np.int32),
+        "w.scale": np.ones(3, np.float32),
+        "w.sign": np.full((3, 2), 255, np.uint8),
+    }
+
+    def artifact(**changes: np.ndarray[Any, Any]) -> Artifact:
+        content = {name.replace("_", "."): value for name, value in changes.items()} or tensors
+        specs = tuple(
+            TensorSpec.model_validate({"name": name, "shape": t.shape, "dtype": str(t.dtype)})
+            for name, t in content.items()
+        )
+        return make_artifact(BASE, files=delta(**content), tensors=specs)
+
+    artifact().check()
+    artifact(w_sign=tensors["w.sign"]).check()
+    assert problems(artifact(w_sign=tensors["w.sign"], w_scale=np.full(3, math.nan, np.float32))) == (
+        f"{DELTA}, w.scale: holds NaN or infinity"
+    )
+    told = problems(artifact(w_sign=tensors["w.rows"], w_scale=tensors["w.sign"]))
+    assert "'w.sign' is int32, which only those that end in .rows may be" in told
+    assert "'w.scale' is uint8, which only those that end in .sign may be" in told
+    pair = low_rank() | {A: np.ones((2, WIDTH), np.uint8)}
+    assert f"{A}: is uint8 instead of float32" in problems(make_artifact(BASE, files=delta(**pair)))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint16", "float64", "bool"])
+def test_other_dtypes_are_no_manifest(dtype: str) -> None:
+    with pytest.raises(ValidationError):
+        TensorSpec.model_validate({"name": "t.sign", "shape": (2,), "dtype": dtype})

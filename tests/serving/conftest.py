@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +25,8 @@ def backbone_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TextB
     """A backbone of three narrow layers, loaded once; engines may hook it, nothing may change its weights."""
 
     @cache
-    def load(architecture: str, dtype: str = "float32") -> TextBackbone:
-        folder = save_model(tmp_path_factory.mktemp(architecture), architecture)
+    def load(architecture: str, dtype: str = "float32", **changes: Any) -> TextBackbone:
+        folder = save_model(tmp_path_factory.mktemp(architecture), architecture, **changes)
         return open_backbone(folder, dtype=dtype)
 
     return load

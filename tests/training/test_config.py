@@ -40,7 +40,7 @@ def test_every_mistake_is_listed_with_the_nearest_name() -> None:
     assert told["learning_rate"] == "is unknown; did you mean fine_tuning.learning_rate?"
     assert "greater than or equal to 1" in told["fine_tuning.epochs"]
     assert told["seed"] == "is not of the form key=value"
-    assert "'auto', 'feature-extraction', 'lora' or 'prefix-tuning'" in told["strategy"]
+    assert "'prefix-tuning', 'partial' or 'full'" in told["strategy"]
     assert "max_length" in told
     assert "lora.alpha" in caught.value.remedy
 

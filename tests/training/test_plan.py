@@ -122,3 +122,17 @@ def test_settings_that_do_not_fit_are_refused_as_in_a_run_and_nothing_stays_behi
 
 def test_the_rate_of_a_machine_is_a_rate() -> None:
     assert 1e7 < matrix_rate(64, rows=32) < 1e16
+
+
+@pytest.mark.parametrize(("strategy", "frozen"), [("partial", ("embeddings.", "encoder.layer.0.")), ("full", ())])
+def test_tuned_weights_are_counted_as_they_will_be_trained(
+    strategy: str, frozen: tuple[str, ...], saved: Saved, backbone_of: Backbones
+) -> None:
+    plan = planned(saved("bert"), strategy=strategy)
+    numbers = sum(
+        parameter.numel()
+        for name, parameter in backbone_of("bert").model.named_parameters()
+        if not name.startswith(("pooler.", *frozen))
+    )
+    assert plan.trainable == numbers + 3 * 33
+    assert plan.split == (1 if frozen else 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from graftwork.adaptation.feature_extraction import FeatureExtraction
+from graftwork.adaptation.full import Full
 from graftwork.adaptation.lora import Lora
+from graftwork.adaptation.partial import Partial
 from graftwork.adaptation.prefix import PrefixTuning
 from graftwork.adaptation.strategy import Attachment, Delta, Strategy, StrategySettings
 from graftwork.errors import ArtifactInvalid
@@ -12,6 +14,8 @@ STRATEGIES: dict[str, Strategy] = {
     FeatureExtraction.name: FeatureExtraction(),
     Lora.name: Lora(),
     PrefixTuning.name: PrefixTuning(),
+    Partial.name: Partial(),
+    Full.name: Full(),
 }
 
 

@@ -42,7 +42,8 @@ def train(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="auto, feature-extraction, lora or prefix-tuning; auto tries the probe, then LoRA if it could pay."
+            help="auto, feature-extraction, lora, prefix-tuning, partial or full; auto tries the probe, then LoRA if "
+            "it could pay."
         ),
     ] = None,
     test: Annotated[

@@ -23,7 +23,11 @@ HEAD = "head.safetensors"
 DELTA = "adapter_model.safetensors"
 DELTA_CONFIG = "adapter_config.json"
 
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "U8": "uint8", "I32": "int32"}
+# What integers may be, by the ends of names: bits of signs, and places of rows.
+_INTEGERS = {"uint8": ".sign", "int32": ".rows"}
+# Of each floating dtype the integers of its size, and the bits of its exponent.
+_EXPONENTS = {"F32": ("<u4", 0x7F800000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00)}
 _PREFIX = "prompt_embeddings"
 _LOW_RANK = re.compile(r"(?P<before>.*)\blora_(?P<kind>embedding_)?(?P<side>[AB])\b(?P<after>.*)", re.DOTALL)
 
@@ -146,6 +150,11 @@ def check_manifest(manifest: Manifest, content: bytes, limits: ArtifactLimits = 
     problems += [Problem(MANIFEST, f"label {label!r} occurs twice") for label in _repeated(manifest.labels)]
     tensors = [spec.name for spec in manifest.tensors]
     problems += [Problem(MANIFEST, f"tensor {name!r} occurs twice") for name in _repeated(tensors)]
+    problems += [
+        Problem(MANIFEST, f"tensor {spec.name!r} is {spec.dtype}, which only those that end in {ending} may be")
+        for spec in manifest.tensors
+        if (ending := _INTEGERS.get(spec.dtype)) is not None and not spec.name.endswith(ending)
+    ]
     if manifest.split > manifest.layers:
         problems.append(Problem(MANIFEST, f"splits at layer {manifest.split} of {manifest.layers}"))
     return problems
@@ -204,9 +213,14 @@ def _check_tensors(
         return problems
     # All tensors of one dtype lie side by side, so one look tells that nothing is wrong, which is the rule.
     kinds = {place.dtype for place in header.tensors.values()}
-    if len(kinds) == 1 and _all_finite(content, TensorPlace(kinds.pop(), (), header.size, len(content))):
+    if (
+        len(kinds) == 1
+        and kinds <= _EXPONENTS.keys()
+        and _all_finite(content, TensorPlace(kinds.pop(), (), header.size, len(content)))
+    ):
         return []
-    finite = {name: _all_finite(content, place) for name, place in header.tensors.items()}
+    floating = {name: place for name, place in header.tensors.items() if place.dtype in _EXPONENTS}
+    finite = {name: _all_finite(content, place) for name, place in floating.items()}
     return [Problem(f"{file}, {name}", "holds NaN or infinity") for name, sound in finite.items() if not sound]
 
 
@@ -268,7 +282,7 @@ def _all_finite(content: bytes, place: TensorPlace) -> bool:
     """Whether no value is NaN or infinite, told by the bits of the exponent: all ones mean neither is a number."""
     import numpy as np
 
-    unsigned, exponent = {"F32": ("<u4", 0x7F800000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00)}[place.dtype]
+    unsigned, exponent = _EXPONENTS[place.dtype]
     itemsize = np.dtype(unsigned).itemsize
     step = 1 << 22
     for begin in range(place.begin, place.end, step):

@@ -16,6 +16,7 @@ from graftwork.data.findings import Finding
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 DTypeName = Literal["float32", "bfloat16", "float16"]
+TensorDTypeName = Literal["float32", "bfloat16", "float16", "uint8", "int32"]
 
 
 class _Frozen(BaseModel):
@@ -39,7 +40,7 @@ class TensorSpec(_Frozen):
 
     name: str
     shape: tuple[int, ...]
-    dtype: DTypeName
+    dtype: TensorDTypeName
 
 
 class FileEntry(_Frozen):

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from graftwork.adaptation.prefix_files import PEFT_TYPE
+from graftwork.adaptation.prefix_files import PEFT_TYPE as PREFIX
+from graftwork.adaptation.weight_files import PEFT_TYPE as WEIGHTS
 from graftwork.serving.prefix import read_prefix_delta
+from graftwork.serving.weights import read_weights_delta
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone, TokenBatch
@@ -51,7 +53,7 @@ class OwnDelta(Protocol):
 
 # By the `peft_type` of `adapter_config.json`: reads the config and the tensors, strictly, for a backbone.
 OwnReader = Callable[[bytes, bytes, "TextBackbone"], OwnDelta]
-READERS: Mapping[str, OwnReader] = {PEFT_TYPE: read_prefix_delta}
+READERS: Mapping[str, OwnReader] = {PREFIX: read_prefix_delta, WEIGHTS: read_weights_delta}
 
 
 def own_reader(config: bytes) -> OwnReader | None:

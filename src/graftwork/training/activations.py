@@ -21,6 +21,7 @@ from torch import Tensor
 from graftwork.backbones.backbone import length_sorted_batches
 
 if TYPE_CHECKING:
+    from graftwork.adaptation.strategy import Attachment
     from graftwork.backbones.backbone import TextBackbone, TokenBatch
 
 _MEMORY = 2 * 2**30
@@ -84,6 +85,18 @@ class Activations:
                 return self._backbone.trunk(batch, self._split), batch
         parts = [self._kept[self._starts[row] : self._starts[row + 1]] for row in rows]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(self._backbone.device), batch
+
+    def vectors(self, rows: Sequence[int], attachment: Attachment) -> Tensor:
+        """The pooled vectors `[rows, width]`, float32, of these rows with a delta in place; gradients flow to it.
+
+        The whole network runs where the delta changes what comes below the first layer.
+        """
+        hidden, batch = self.batch(rows)
+        if min(attachment.depths(), default=0) < 0:
+            top = self._backbone.forward(batch)
+        else:
+            top = self._backbone.tail(hidden, batch, self._split)
+        return self._backbone.pool(top, batch.attention_mask)
 
     def batches(self) -> list[list[int]]:
         """All rows in batches of similar length, for evaluation."""

@@ -13,11 +13,13 @@ from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import probabilities
 from graftwork.adaptation.lora import Lora
 from graftwork.adaptation.strategy import Delta
+from graftwork.adaptation.weights import WeightsAttachment
 from graftwork.data.findings import Finding
 from graftwork.errors import DataRejected, Problem
 from graftwork.evaluation.compare import paired_difference
 from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.activations import Activations
+from graftwork.training.compression import compress
 from graftwork.training.config import TrainingConfig
 from graftwork.training.loop import fine_tune
 from graftwork.training.mlp import fit_mlp
@@ -199,7 +201,7 @@ def _tuned_candidate(
         return Activations(backbone, [ids[row] for row in rows], split=split, memory=memory, folder=folder)
 
     with strategy.attach(backbone, config.settings_of(name), seed=config.seed) as attachment:
-        given = activations(train, attachment.split)
+        given, held_out = activations(train, attachment.split), activations(validation, attachment.split)
         rate = config.learning_rate_of(name)
         if rate == "auto":
             rate = find_rate(
@@ -222,7 +224,7 @@ def _tuned_candidate(
             bias=bias,
             train=given,
             train_labels=prepared.labels[train],
-            validation=activations(validation, attachment.split),
+            validation=held_out,
             validation_labels=prepared.labels[validation],
             settings=settings,
             learning_rate=rate,
@@ -232,8 +234,21 @@ def _tuned_candidate(
             run=run,
             stage=name,
         )
+        decision = f"{strategy.title}, {_START_WAS_BEST}" if tuned.best_epoch == 0 else ""
+        logits = tuned.validation_logits.double().numpy()
+        if isinstance(attachment, WeightsAttachment) and tuned.best_epoch:
+            compressed = compress(
+                attachment,
+                weight=tuned.weight.to(backbone.device),
+                bias=tuned.bias.to(backbone.device),
+                train=given,
+                validation=held_out,
+                seed=config.seed,
+                progress=progress,
+            )
+            logits = compressed.stored.double().numpy()
+            decision = f"{strategy.title}, {compressed.cost(prepared.labels[validation])}"
         delta = attachment.delta()
-    logits = tuned.validation_logits.double().numpy()
     return Candidate(
         strategy=name,
         delta=delta,
@@ -241,7 +256,7 @@ def _tuned_candidate(
         bias=tuned.bias.numpy(),
         temperature=fit_temperature(logits, prepared.labels[validation]),
         validation_logits=logits,
-        decision=f"{strategy.title}, {_START_WAS_BEST}" if tuned.best_epoch == 0 else "",
+        decision=decision,
         learning_rate=rate,
         warnings=(*_classes_not_validated(prepared, progress), *tuned.warnings),
     )

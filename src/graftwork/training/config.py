@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
+from graftwork.adaptation.full import FullSettings
 from graftwork.adaptation.lora import LoraSettings
+from graftwork.adaptation.partial import PartialSettings
 from graftwork.adaptation.prefix import PrefixTuningSettings
 from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
@@ -82,6 +84,8 @@ class TrainingConfig(BaseModel):
         feature_extraction: how the head is fitted.
         lora: what LoRA trains.
         prefix_tuning: what prefix tuning trains.
+        partial: which layers partial fine-tuning trains, and how they are stored.
+        full: how what full fine-tuning trained is stored.
 
     Example:
         >>> TrainingConfig.parse(strategy="lora", assignments=["lora.rank=4", "fine_tuning.epochs=2"]).lora.rank
@@ -90,7 +94,7 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: Literal["auto", "feature-extraction", "lora", "prefix-tuning"] = "auto"
+    strategy: Literal["auto", "feature-extraction", "lora", "prefix-tuning", "partial", "full"] = "auto"
     seed: int = Field(0, ge=0, lt=2**32)
     max_length: int | None = Field(None, ge=4)
     test_share: float = Field(0.2, ge=0, lt=1)
@@ -99,6 +103,8 @@ class TrainingConfig(BaseModel):
     feature_extraction: FeatureExtractionSettings = FeatureExtractionSettings()
     lora: LoraSettings = LoraSettings()
     prefix_tuning: PrefixTuningSettings = PrefixTuningSettings()
+    partial: PartialSettings = PartialSettings()
+    full: FullSettings = FullSettings()
 
     def settings_of(self, strategy: str) -> StrategySettings:
         """The settings of a strategy by its name."""

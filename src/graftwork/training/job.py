@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from graftwork.adaptation import STRATEGIES
+from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.data.check import check_dataset
 from graftwork.evaluation.evaluate import evaluate
@@ -187,7 +188,8 @@ def _probe_beside(probe: Probe, bare_features: torch.Tensor, prepared: PreparedR
 
 
 def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> DatasetRecord:
-    held_back = len(prepared.validation) if candidate.delta.files or candidate.hidden is not None else 0
+    fitted_on_all = candidate.strategy == FeatureExtraction.name and candidate.hidden is None
+    held_back = 0 if fitted_on_all else len(prepared.validation)
     return DatasetRecord(
         digest=rows.digest,
         rows=len(rows),

@@ -233,7 +233,5 @@ class Tuner:
         return total
 
     def _logits(self, activations: Activations, rows: list[int]) -> Tensor:
-        hidden, batch = activations.batch(rows)
-        top = self._backbone.tail(hidden, batch, self._attachment.split)
-        logits: Tensor = self._head(self._backbone.pool(top, batch.attention_mask))
+        logits: Tensor = self._head(activations.vectors(rows, self._attachment))
         return logits
