@@ -115,4 +115,4 @@ def _peak(call: Callable[[], Any]) -> float:
     assert profile.profiler.kineto_results is not None
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     alive = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
-    return max(alive) / _MEGABYTE
+    return float(max(alive)) / _MEGABYTE
