@@ -113,7 +113,7 @@ class PrefixTuning:
     name = "prefix-tuning"
     title = "prefix tuning"
     settings_type: type[StrategySettings] = PrefixTuningSettings
-    learning_rate = 3e-2
+    learning_rate = 2e-2
 
     def attach(self, backbone: TextBackbone, settings: PrefixTuningSettings, *, seed: int) -> PrefixAttachment:
         """Put a random prefix in place: it changes the output a little, because whatever is attended to has weight."""

@@ -55,20 +55,19 @@ def plan(
     """Say what training would take: parameters, memory by part, time. No weights are needed, and none are read."""
     import torch
 
-    from graftwork.adaptation import STRATEGIES
     from graftwork.backbones.network import read_config
+    from graftwork.training.candidates import dearest
     from graftwork.training.config import TrainingConfig
     from graftwork.training.plan import make_plan
 
-    problems = [] if strategy in STRATEGIES else [f"--strategy is {strategy!r}; known are {', '.join(STRATEGIES)}"]
     if dtype not in ("float32", "bfloat16", "float16"):
-        problems.append(f"--dtype is {dtype!r}; known are float32, bfloat16, float16")
-    if problems:
-        raise SettingsInvalid("; ".join(problems), remedy="Give one of those.")
+        raise SettingsInvalid(
+            f"--dtype is {dtype!r}, which no base is kept in", remedy="Give float32, bfloat16 or float16."
+        )
     config = TrainingConfig.parse(strategy=strategy, assignments=assignments or [])
     number: torch.dtype = getattr(torch, dtype)
     made = make_plan(
-        read_config(model), config, strategy=strategy, lengths=[tokens] * rows, classes=classes, dtype=number
+        read_config(model), config, strategy=dearest(config), lengths=[tokens] * rows, classes=classes, dtype=number
     )
     tell_plan(made, config, flops_per_second=flops, as_json=as_json)
 
