@@ -84,7 +84,8 @@ def test_settings_mistakes_are_all_told_before_anything_is_read(graft: Graft, ho
         "lora.rnk": "is unknown; did you mean lora.rank?",
         "colour": "is unknown",
         "seed": "input should be greater than or equal to 0, not -4",
-        "strategy": "input should be 'auto', 'feature-extraction', 'lora', 'prefix-tuning', 'partial' or 'full', not 'magic'",
+        "strategy": "input should be 'auto', 'feature-extraction', 'lora', 'prefix-tuning', 'partial' or 'full', "
+        "not 'magic'",
     }
     assert "lora.rank" in done.error["remedy"]
 
