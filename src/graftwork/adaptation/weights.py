@@ -83,6 +83,10 @@ class WeightsAttachment:
         """For each of `parameters()` the layer it first acts in; -1 below the first."""
         return self._depths
 
+    def values(self) -> dict[str, Tensor]:
+        """What stands in the place of the base's parameters, by name, in the backbone's dtype."""
+        return {name: self._value(name).detach().to(self._backbone.dtype).clone() for name in self._places}
+
     def compress(self) -> list[nn.Parameter]:
         """Go over to what will be stored: from here on the model runs on that.
 
