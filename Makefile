@@ -52,8 +52,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 test: check fetch
-	$(BIN)/python -m pytest -m "not journey" --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
-	$(BIN)/python -m pytest -m journey --cov --cov-append --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 bench: fetch
 	$(BIN)/python -m benchmarks.train_from_csv

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "graftwork"
@@ -79,10 +81,21 @@ class Tour:
 
 @pytest.fixture(scope="session")
 def tour(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path, datasets_folder: Path) -> Tour:
-    """The customer's journey of `examples/tour.sh`, walked once on the real model and the real texts."""
+    """The customer's journey of `examples/tour.sh`, walked once on the real model and the real texts.
+
+    Processes that run tests side by side walk it once for all, and go on from copies of the home that it left.
+    """
     assert minilm_folder.is_dir()
     assert datasets_folder.is_dir()
-    shell = Shell(tmp_path_factory.mktemp("tour"))
-    done = shell.run("bash", "examples/tour.sh", str(CACHE))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Tour(shell, done.stdout)
+    base = tmp_path_factory.getbasetemp()
+    walked = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "walked"
+    with FileLock(f"{walked}.lock"):
+        if not walked.exists():
+            done = Shell(walked / "home").run("bash", "examples/tour.sh", str(CACHE))
+            walked.mkdir(exist_ok=True)
+            (walked / "output").write_text(done.stdout)
+            (walked / "failure").write_text(done.stdout + done.stderr if done.returncode else "")
+    assert not (failure := (walked / "failure").read_text()), failure
+    shell = Shell(tmp_path_factory.mktemp("tour") / "home")
+    shutil.copytree(walked / "home", shell.home)
+    return Tour(shell, (walked / "output").read_text())
