@@ -148,7 +148,7 @@ class Bench:
 
 
 def _process(command: list[str], environment: dict[str, str]) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run a process to its end; with it the peak resident megabytes of the largest process so far waited for."""
+    """Run a process to its end; with it its peak resident megabytes."""
     watched = "import resource,subprocess,sys; code=subprocess.call(sys.argv[1:]); "
     watched += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(code)"
     done = subprocess.run(

@@ -230,6 +230,8 @@ def test_a_plan_needs_a_configuration_alone(graft: Graft, home: Path, tmp_path: 
         ["plan", str(tmp_path / "config.json"), "--rows", "10", "--tokens", "8", "--flops", "1e9", "--json"]
     ).json
     assert (plan["layers"], plan["tokens"], plan["matrix_seconds"]) == (2, 80, plan["flops"] / 1e9)
+    long = graft(["plan", str(tmp_path), "--tokens", "513"])
+    assert (long.code, "the base reads 512" in long.err) == (2, True)
     for option, value in (("--strategy", "magic"), ("--dtype", "int3")):
         wrong = graft(["plan", str(tmp_path), option, value])
         assert (wrong.code, f"'{value}'" in wrong.err) == (2, True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
 
 _PREFIX = "base_model.model."
-_PISSA = "pissa_niter_16"  # a randomised decomposition, two hundred times faster than the whole one
+_PISSA = "pissa_niter_16"  # a randomised decomposition: only the leading part of each weight is wanted
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 

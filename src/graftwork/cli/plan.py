@@ -45,7 +45,8 @@ def plan(
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 2,
     dtype: Annotated[str, typer.Option(help="Of the frozen base: float32, bfloat16 or float16.")] = "float32",
     flops: Annotated[
-        float | None, typer.Option(help="Operations a second in matrix products; measured on this machine by default.")
+        float | None,
+        typer.Option(min=1.0, help="Operations a second in matrix products; measured on this machine by default."),
     ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One training setting; may be repeated.")

@@ -22,6 +22,7 @@ from graftwork.adaptation.lora import LoraSettings
 from graftwork.adaptation.strategy import Attachment, StrategySettings
 from graftwork.backbones.backbone import TokenBatch
 from graftwork.backbones.unloaded import unloaded_backbone
+from graftwork.errors import SettingsInvalid
 from graftwork.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class Plan:
         width: of the base.
         layers: of the base.
         split: first adapted layer.
-        rows: rows that the delta is trained on.
-        tokens: of all training rows together.
+        rows: rows that are not held out for the judgement; a share of them validates.
+        tokens: of all these rows together.
         longest: tokens of the longest row.
         steps: optimizer steps at most.
         memory: bytes by part.
@@ -113,11 +114,16 @@ def make_plan(
 
     Raises:
         ModelUnsupported: if the base is no text model.
-        SettingsInvalid: if the settings do not fit it.
+        SettingsInvalid: if the settings or the lengths do not fit it.
     """
     tuning = config.fine_tuning
     with unloaded_backbone(model, dtype=dtype) as backbone:
         parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
+        if max(lengths) > backbone.max_length:
+            raise SettingsInvalid(
+                f"the longest text has {max(lengths)} tokens; the base reads {backbone.max_length}",
+                remedy="Plan with fewer tokens: longer texts are cut.",
+            )
         layers, width = backbone.num_layers, backbone.width
         head = classes * (width + 1)
         with STRATEGIES[strategy].attach(backbone, _plannable(config.settings_of(strategy)), seed=0) as attachment:
@@ -177,7 +183,7 @@ class _Work:
         whole: operations of the base's forward.
         tail: operations of the adapted layers' forward.
         step: operations of the adapted layers, forwards and backwards.
-        kept: bytes that autograd keeps between the two; of a batch without gradients, those alive at once.
+        kept: bytes that autograd keeps between the two; 0 when nothing but the head is trained.
     """
 
     def __init__(self, backbone: TextBackbone, attachment: Attachment, *, rows: int, tokens: int) -> None:
