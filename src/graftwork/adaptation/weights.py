@@ -47,6 +47,7 @@ class WeightsAttachment:
         changes: how they are stored, when that is known already.
 
     Attributes:
+        backbone: as given.
         split: index of the first tuned layer.
         encoding: how they are stored.
     """
@@ -64,7 +65,7 @@ class WeightsAttachment:
     ) -> None:
         self.split = split
         self.encoding: Encoding = encoding
-        self._backbone = backbone
+        self.backbone = backbone
         self._places = {name: places[name] for name in sorted(values)}
         self._values = {name: nn.Parameter(values[name]) for name in self._places}
         self._depths = [depths[name] for name in self._places]
@@ -85,7 +86,7 @@ class WeightsAttachment:
 
     def values(self) -> dict[str, Tensor]:
         """What stands in the place of the base's parameters, by name, in the backbone's dtype."""
-        return {name: self._value(name).detach().to(self._backbone.dtype).clone() for name in self._places}
+        return {name: self._value(name).detach().to(self.backbone.dtype).clone() for name in self._places}
 
     def compress(self) -> list[nn.Parameter]:
         """Go over to what will be stored: from here on the model runs on that.
@@ -112,7 +113,7 @@ class WeightsAttachment:
             self.compress()
         assert self._changes is not None
         changes = {name: self._scaled(name, change) for name, change in self._changes.items()}
-        return write_weights(StoredWeights(self.split, self.encoding, changes), layers=self._backbone.num_layers)
+        return write_weights(StoredWeights(self.split, self.encoding, changes), layers=self.backbone.num_layers)
 
     def __enter__(self) -> WeightsAttachment:
         return self
@@ -126,7 +127,7 @@ class WeightsAttachment:
 
     def _put_in_place(self, _model: nn.Module, _args: tuple[Any, ...]) -> None:
         for name, place in self._places.items():
-            place.put(self._value(name).to(self._backbone.dtype))
+            place.put(self._value(name).to(self.backbone.dtype))
 
     def _value(self, name: str) -> Tensor:
         if name not in self._factors:

@@ -45,7 +45,7 @@ class LayerStack:
             raise _ReachedSplit(_hidden_states(args, kwargs))
 
         try:
-            with _forwards_replaced({self.layers[split]: stop}):
+            with forwards_replaced({self.layers[split]: stop}):
                 run()
         except _ReachedSplit as reached:
             return reached.hidden
@@ -55,7 +55,7 @@ class LayerStack:
         """What `run` returns when layer `split` receives `hidden`; the layers below it are passed over."""
         replaced = {layer: self._passed_over(layer, hidden) for layer in self.layers[:split]}
         replaced[self.layers[split]] = _fed_with(self.layers[split].forward, hidden)
-        with _forwards_replaced(replaced):
+        with forwards_replaced(replaced):
             return run()
 
     def _passed_over(self, layer: nn.Module, hidden: Tensor) -> Callable[..., Any]:
@@ -163,7 +163,8 @@ def _watch(run: Callable[[], Any], modules: Sequence[nn.Module]) -> _Watched:
 
 
 @contextmanager
-def _forwards_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+def forwards_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules run other functions in the place of their forwards while the block runs; blocks may be nested."""
     before = {module: module.__dict__.get("forward") for module in forwards}
     for module, forward in forwards.items():
         module.__dict__["forward"] = forward

@@ -245,6 +245,7 @@ def _tuned_candidate(
                 validation=held_out,
                 seed=config.seed,
                 progress=progress,
+                recompute=settings.gradient_checkpointing,
             )
             logits = compressed.stored.double().numpy()
             decision = f"{strategy.title}, {compressed.cost(prepared.labels[validation])}"

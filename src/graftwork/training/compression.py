@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graftwork.adaptation.inference import probabilities
+from graftwork.backbones.recompute import recomputed
 from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.activations import Activations
 from graftwork.training.progress import Progress
@@ -67,6 +68,7 @@ def compress(
     validation: Activations,
     seed: int,
     progress: Progress,
+    recompute: bool = False,
 ) -> Compressed:
     """Let a trained attachment go over to what will be stored, and train the scales of that.
 
@@ -78,6 +80,7 @@ def compress(
         validation: the same for the validation rows.
         seed: decides the order of rows.
         progress: told of every step.
+        recompute: keep less for the way back (see `FineTuningSettings.gradient_checkpointing`).
     """
     head = nn.Linear(weight.shape[1], weight.shape[0]).requires_grad_(False)
     head.weight.copy_(weight)
@@ -92,7 +95,8 @@ def compress(
     factors = attachment.compress()
     untuned = _all_logits(attachment, head, validation)
     if factors:
-        _train_scales(attachment, factors, head, train, wanted, seed, progress)
+        with recomputed(attachment.backbone, recompute):
+            _train_scales(attachment, factors, head, train, wanted, seed, progress)
     stored = _all_logits(attachment, head, validation)
     return Compressed(attachment.encoding, trained.cpu(), untuned.cpu(), stored.cpu())
 

@@ -47,6 +47,8 @@ class FineTuningSettings(BaseModel):
         checkpoint_steps: steps between checkpoints, beside one at each evaluation.
         checkpoint_seconds: seconds after which a checkpoint is due in any case.
         cache_gb: memory for the cached activations of the trunk; more goes to a file on disk.
+        gradient_checkpointing: compute each layer's activations again on the way back instead of keeping them: the same
+            gradients, less memory, more time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +70,7 @@ class FineTuningSettings(BaseModel):
     checkpoint_steps: int | None = Field(None, ge=1, exclude=True)
     checkpoint_seconds: float = Field(60.0, gt=0, exclude=True)
     cache_gb: float = Field(2.0, ge=0, exclude=True)
+    gradient_checkpointing: bool = Field(False, exclude=True)
 
 
 class TrainingConfig(BaseModel):

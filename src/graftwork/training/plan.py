@@ -21,6 +21,7 @@ from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.lora import LoraSettings
 from graftwork.adaptation.strategy import Attachment, StrategySettings
 from graftwork.backbones.backbone import TokenBatch
+from graftwork.backbones.recompute import recomputed
 from graftwork.backbones.unloaded import unloaded_backbone
 from graftwork.errors import SettingsInvalid
 from graftwork.training.config import TrainingConfig
@@ -132,10 +133,11 @@ def make_plan(
             steps = math.ceil(_trained_rows(lengths, config) / tuning.batch_size) * tuning.epochs if trained else 0
             common = math.ceil(np.mean(lengths))
             at_once = tuning.micro_batch_size or tuning.batch_size
-            work = _Work(backbone, attachment, rows=at_once, tokens=common)
-            longest = work
-            if max(lengths) != common:
-                longest = _Work(backbone, attachment, rows=at_once, tokens=max(lengths))
+            with recomputed(backbone, tuning.gradient_checkpointing):
+                work = _Work(backbone, attachment, rows=at_once, tokens=common)
+                longest = work
+                if max(lengths) != common:
+                    longest = _Work(backbone, attachment, rows=at_once, tokens=max(lengths))
         cached = sum(lengths) * width * dtype.itemsize if trained and split else 0
         in_memory = cached if cached <= tuning.cache_gb * 1e9 else 0
     trainable = trained + head
@@ -199,11 +201,13 @@ class _Work:
         trained = attachment.parameters()
         attachment.train(True)
         kept, pooled = _kept(backbone.model, forward)
+        # Before anything is switched: layers that are computed again on the way back must find all as it was.
+        back = _operations(lambda: pooled.sum().backward()) if trained else 0  # type: ignore[no-untyped-call]
         attachment.train(False)
         with torch.no_grad():
             self.whole = _operations(lambda: backbone.forward(batch))
             self.tail = _operations(forward)
-        self.step = self.tail + (_operations(lambda: pooled.sum().backward()) if trained else 0)  # type: ignore[no-untyped-call]
+        self.step = self.tail + back
         self.kept = kept if trained else 0
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graftwork.backbones.recompute import recomputed
 from graftwork.errors import SettingsInvalid
 from graftwork.training.activations import Activations
 from graftwork.training.batches import micro_batches
@@ -197,7 +198,8 @@ class Tuner:
         while True:
             before = RandomState.now(self._backbone.device)
             try:
-                return self._accumulate(activations, rows, targets)
+                with recomputed(self._backbone, self._settings.gradient_checkpointing):
+                    return self._accumulate(activations, rows, targets)
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
