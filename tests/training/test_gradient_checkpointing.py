@@ -59,7 +59,7 @@ def gradients(
         with recomputed(backbone, again):
             with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
                 vectors = activations.vectors(range(len(lengths)), attachment)
-            (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()  # type: ignore[no-untyped-call]
+            (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
         own = {parameter.data_ptr() for parameter in backbone.model.parameters()}
         found = [parameter.grad for parameter in parameters if parameter.grad is not None]
         assert len(found) == len(parameters)

@@ -84,6 +84,11 @@ class WeightsAttachment:
         """For each of `parameters()` the layer it first acts in; -1 below the first."""
         return self._depths
 
+    @property
+    def tuned(self) -> dict[str, nn.Parameter]:
+        """The tuned parameters by the names of those whose place they take."""
+        return self._values
+
     def values(self) -> dict[str, Tensor]:
         """What stands in the place of the base's parameters, by name, in the backbone's dtype."""
         return {name: self._value(name).detach().to(self.backbone.dtype).clone() for name in self._places}

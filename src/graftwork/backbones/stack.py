@@ -42,12 +42,12 @@ class LayerStack:
         """What layer `split` receives when `run` runs the model; `split` is less than the number of layers."""
 
         def stop(*args: Any, **kwargs: Any) -> Any:
-            raise _ReachedSplit(_hidden_states(args, kwargs))
+            raise ReachedSplit(_hidden_states(args, kwargs))
 
         try:
             with forwards_replaced({self.layers[split]: stop}):
                 run()
-        except _ReachedSplit as reached:
+        except ReachedSplit as reached:
             return reached.hidden
         raise AssertionError("the model's forward did not run the layer it ran when it was loaded")
 
@@ -118,8 +118,8 @@ def find_stack(model: nn.Module, run: Callable[[], Any], expected: int | None) -
     return found[0]
 
 
-class _ReachedSplit(Exception):
-    """Carries a tensor out of a forward; nobody but `trunk` sees it."""
+class ReachedSplit(Exception):
+    """Carries a tensor out of a forward; `trunk` catches it."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from graftwork.errors import GraftworkError, Problem, SettingsInvalid
+from graftwork.errors import GraftworkError, Problem, SettingsInvalid, TrainingInterrupted, UserError
 
 if TYPE_CHECKING:
     from graftwork.wiring import Services
@@ -81,8 +81,17 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
 def _tell(error: GraftworkError) -> int:
     from graftwork.cli.console import print_error
 
-    print_error(error, as_json="--json" in sys.argv)
+    if not _told_by_another(error):
+        print_error(error, as_json="--json" in sys.argv)
     return error.exit_code
+
+
+def _told_by_another(error: GraftworkError) -> bool:
+    """Whether the first of several processes ends with the same error: it is told once."""
+    from graftwork.training.processes import ProcessLost, launched
+
+    alike = isinstance(error, (UserError, TrainingInterrupted)) and not isinstance(error, ProcessLost)
+    return alike and not launched().first
 
 
 def _tell_usage(error: typer.TyperException) -> int:

@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
+            "torchrun --nproc-per-node 2 -m graftwork train tickets.csv --base minilm --name acme/tickets",
         )
     )(train)
 
@@ -88,6 +89,7 @@ def train(
     from graftwork.data.read import read_dataset
     from graftwork.registry.reference import Reference
     from graftwork.training import config as settings
+    from graftwork.training.processes import launched
 
     Reference.parse_bare(name)
     _refuse_both(settings_file, like)
@@ -107,7 +109,8 @@ def train(
         if test is not None:
             test_rows = read_dataset(test, text=text, label=label, encoding=encoding, delimiter=delimiter)
         if dry_run:
-            _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
+            if launched().first:
+                _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
             return
         published, trained = train_and_publish(
             opened,
@@ -149,6 +152,8 @@ def train_and_publish(
 ) -> tuple[AdapterVersion, Trained]:
     """Train on rows, with progress drawn, and publish the result as the next version of a name.
 
+    Of several processes the first draws and publishes; the others exit when it is trained.
+
     Args:
         opened: the installation.
         base: the base model to adapt.
@@ -163,10 +168,16 @@ def train_and_publish(
         quiet: draw nothing.
     """
     from graftwork.cli.progress import DrawnProgress
+    from graftwork.training.processes import join, launched, leave
 
     started = time.perf_counter()
-    with DrawnProgress(quiet=quiet) as progress, ExitStack() as stack:
+    first = launched().first
+    with DrawnProgress(quiet=quiet or not first) as progress, ExitStack() as stack:
         progress.stage("loading the base model", None)
+        if launched().count > 1:
+            from graftwork.backbones.device import choose_device
+
+            join(choose_device(opened.settings.device))
         backbone = opened.backbone(opened.bases.resolve(base))
         from graftwork.training.interruption import on_sigterm
         from graftwork.training.job import train as train_adapter
@@ -178,10 +189,14 @@ def train_and_publish(
         run = stack.enter_context(
             open_run(opened.settings.home, name, resume=resume, interruption=wish, note=progress.note)
         )
-        measured_in = log or (run.folder / METRICS if run.folder else None)
-        run.metrics = open_metrics(name, log=measured_in, tensorboard=tensorboard, note=progress.note)
-        stack.callback(run.metrics.close)
+        if first:
+            measured_in = log or (run.folder / METRICS if run.folder else None)
+            run.metrics = open_metrics(name, log=measured_in, tensorboard=tensorboard, note=progress.note)
+            stack.callback(run.metrics.close)
         trained = train_adapter(backbone, rows, test=test, config=config, progress=progress, run=run)
+        leave()
+        if not first:
+            raise typer.Exit  # what all processes have made is published by the first
         ended = time.perf_counter()
         record = {
             "seconds": {"load": round(loaded - started, 3), **trained.record["seconds"]},

@@ -49,6 +49,8 @@ class FineTuningSettings(BaseModel):
         cache_gb: memory for the cached activations of the trunk; more goes to a file on disk.
         gradient_checkpointing: compute each layer's activations again on the way back instead of keeping them: the same
             gradients, less memory, more time.
+        sharding: `fsdp` spreads weights, gradients and AdamW's moments over the processes of a run that was started in
+            several (PyTorch's FSDP2); with `none` every process holds all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,7 @@ class FineTuningSettings(BaseModel):
     checkpoint_seconds: float = Field(60.0, gt=0, exclude=True)
     cache_gb: float = Field(2.0, ge=0, exclude=True)
     gradient_checkpointing: bool = Field(False, exclude=True)
+    sharding: Literal["none", "fsdp"] = Field("none", exclude=True)
 
 
 class TrainingConfig(BaseModel):

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from graftwork import __version__
+from graftwork.training.processes import processes
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -31,6 +32,7 @@ def identity_of(backbone: TextBackbone, rows: Dataset, test: Dataset | None, con
         "dtype": backbone.dtype_name,
         "device": backbone.device.type,
         "threads": str(torch.get_num_threads()),
+        "processes": str(processes().count),
         **{f"setting {name}": json.dumps(value) for name, value in _flat(config.model_dump(mode="json"))},
         **{f"package {name}": version(name) for name in (*DECIDING, "peft")},
         "package graftwork": __version__,

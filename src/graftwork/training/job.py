@@ -24,9 +24,11 @@ from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import identity_of
 from graftwork.training.package import package
 from graftwork.training.probe import Probe, fit_probe
+from graftwork.training.processes import join
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows, prepare_rows
 from graftwork.training.runs import Run
+from graftwork.training.sharding import check_sharding
 from graftwork.training.transfer import below_probe
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ def train(
 ) -> Trained:
     """Check the rows, adapt the backbone, calibrate, package, and judge the package.
 
-    The same rows, settings, seed, package versions and hardware give an artifact with the same digest.
+    The same rows, settings, seed, package versions and hardware give an artifact with the same digest. In several
+    processes (`torchrun`) all of them call it with the same arguments, and all of them get the result.
 
     Args:
         backbone: the frozen backbone; it is the same afterwards.
@@ -82,6 +85,8 @@ def train(
     config = config or TrainingConfig()
     progress = progress or Silent()
     run = run or Run()
+    processes = join(backbone.device)
+    check_sharding(config.fine_tuning, resume=run.resume)
     clock = _Clock()
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
@@ -111,6 +116,9 @@ def train(
             folds=config.feature_extraction.folds,
             seed=config.seed,
         )
+        # Every process has computed them; unlike processors must still decide alike.
+        vectors, probe = processes.of_first((vectors, probe))
+        features, test_features = vectors[: len(prepared.rows)], vectors[len(prepared.rows) :]
     with clock.stage("strategy"):
         run.stop_if_asked()
         candidate = choose(

@@ -25,6 +25,7 @@ from graftwork.training.progress import Progress
 from graftwork.training.randomness import RandomState, own_randomness
 from graftwork.training.runs import Run
 from graftwork.training.schedule import rate_factor
+from graftwork.training.sharding import sharded
 from graftwork.training.transfer import Baseline, diverged, majority_accuracy, negative_transfer
 from graftwork.training.tuner import Diverged, Tuner
 
@@ -109,10 +110,14 @@ def fine_tune(
     steps_an_epoch = math.ceil(len(train_labels) / settings.batch_size)
     total_steps = steps_an_epoch * settings.epochs
     objective = Objective(class_weights, settings.label_smoothing, device)
-    with own_randomness(seed, device), accelerator_for(device, settings.precision) as accelerator:
+    with (
+        own_randomness(seed, device),
+        accelerator_for(device, settings.precision) as accelerator,
+        sharded(backbone, attachment, settings) as tuned,
+    ):
         tuner = Tuner(
             backbone,
-            attachment,
+            tuned,
             weight,
             bias,
             settings=settings,
@@ -182,7 +187,8 @@ class _Loop:
         self._progress = progress
         self._run = run
         self._name = stage
-        self._stage = run.stage(stage, steps=settings.checkpoint_steps, seconds=settings.checkpoint_seconds)
+        keeping = run if settings.sharding == "none" else Run()
+        self._stage = keeping.stage(stage, steps=settings.checkpoint_steps, seconds=settings.checkpoint_seconds)
         self._history = History()
         self._start_logits = torch.empty(0)
         self._best_logits = torch.empty(0)
@@ -247,6 +253,8 @@ class _Loop:
         logits = tuner.logits(self._validation.activations, self._stop_if_asked)
         loss = self._objective.validation_loss(logits, targets)
         accuracy = float((logits.argmax(dim=1) == targets).float().mean())
+        # What decides how to go on is the same everywhere, also on unlike processors.
+        loss, accuracy = tuner.processes.of_first((loss, accuracy))
         if not history.judged:
             self._begin(logits, loss, accuracy)
             return
@@ -298,8 +306,9 @@ class _Loop:
         )
 
     def _stop_if_asked(self) -> None:
-        tuner = self._tuner
-        if self._run.interruption.requested:
+        tuner, wish = self._tuner, self._run.interruption
+        if tuner.processes.any(wish.requested, self._device):
+            wish.request()
             if self._history.judged:
                 self._stage.save(tuner.steps, self._checkpoint)
             self._run.stop_if_asked(f" after step {tuner.steps} of {self._total_steps}")
@@ -334,7 +343,7 @@ class _Loop:
 
     def _load(self) -> None:
         """Go on from the newest checkpoint, if the run is one that is resumed."""
-        found = self._stage.load()
+        found = self._tuner.processes.of_first(self._stage.load())
         self._run.metrics.rewind(self._name, found.state["steps"] if found else -1)
         if found is None:
             return

@@ -47,6 +47,14 @@ class RandomState:
         np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
 
 
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seed torch for a step of one of several processes.
+
+    A function of the three, so that each drops other values and that a step is the same after a resumption.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
+
+
 @contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Seed every generator for the block and restore them after it: a library does not move its caller's dice."""

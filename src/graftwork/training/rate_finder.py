@@ -21,6 +21,7 @@ from graftwork.training.objective import Objective
 from graftwork.training.precision import accelerator_for
 from graftwork.training.progress import Progress
 from graftwork.training.randomness import own_randomness
+from graftwork.training.sharding import sharded
 from graftwork.training.tuner import Diverged, Tuner
 
 if TYPE_CHECKING:
@@ -80,13 +81,17 @@ def find_rate(
     """
     rates = np.geomspace(_LOWEST, _HIGHEST, _STEPS).tolist()
     targets = torch.from_numpy(train_labels).to(backbone.device)
-    before = [parameter.detach().clone() for parameter in attachment.parameters()]
     losses: list[float] = []
     progress.stage("looking for a learning rate", _STEPS)
-    with own_randomness(seed, backbone.device), accelerator_for(backbone.device, settings.precision) as accelerator:
+    with (
+        own_randomness(seed, backbone.device),
+        accelerator_for(backbone.device, settings.precision) as accelerator,
+        sharded(backbone, attachment, settings) as tuned,
+    ):
+        before = [parameter.detach().clone() for parameter in tuned.parameters()]
         tuner = Tuner(
             backbone,
-            attachment,
+            tuned,
             weight,
             bias,
             settings=settings,
@@ -108,7 +113,7 @@ def find_rate(
             pass
         finally:
             with torch.no_grad():
-                for parameter, value in zip(attachment.parameters(), before, strict=True):
+                for parameter, value in zip(tuned.parameters(), before, strict=True):
                     parameter.copy_(value)
                     parameter.grad = None
     if not losses:

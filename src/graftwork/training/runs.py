@@ -30,6 +30,7 @@ from graftwork.registry.durable import is_abandoned, storage_error, write_file
 from graftwork.registry.reference import Reference
 from graftwork.training.interruption import Interruption
 from graftwork.training.metrics import Metrics
+from graftwork.training.processes import launched
 from graftwork.training.stage import SUFFIX, Stage
 
 _RUN = "run.json"
@@ -41,7 +42,7 @@ Identity = Mapping[str, str]
 class Run:
     """What surrounds the training of one name: its folder, the wish to stop, where measurements go.
 
-    Without a folder nothing is kept, and nothing can be resumed.
+    Without a folder nothing is kept, and nothing can be resumed. Of several processes only the first has one.
 
     Args:
         folder: the run's folder; the caller holds its lock (see `open_run`).
@@ -51,9 +52,10 @@ class Run:
 
     Attributes:
         id: of this run; the same after it was resumed.
-        folder: as given.
+        folder: as given; None in other processes than the first.
         interruption: as given.
         metrics: as given.
+        resume: as given.
     """
 
     def __init__(
@@ -65,10 +67,10 @@ class Run:
         metrics: Metrics | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
-        self.folder = folder
+        self.folder = folder if launched().first else None
         self.interruption = interruption or Interruption()
         self.metrics = metrics or Metrics()
-        self._resume = resume
+        self.resume = resume
         self._resumed = False
         self._kept = False
         self._identity: Identity = {}
@@ -88,11 +90,11 @@ class Run:
         """
         self._identity, self._note = identity, note
         found = self._found() if self.folder is not None else None
-        if self.folder is not None and found is not None and self._resume:
+        if self.folder is not None and found is not None and self.resume:
             _refuse_differences(self.folder, found["identity"], identity)
             self.id, self._resumed, self._kept = found["id"], True, True
             return
-        if self._resume:
+        if self.resume:
             note("there is nothing to resume: training begins at the beginning")
         elif found is not None:
             note("an unfinished run of this name was found; it is given up for this one (--resume would go on with it)")
@@ -177,7 +179,7 @@ class Run:
                 return found
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        if not self._resume:
+        if not self.resume:
             return {}
         raise BlobDamaged(
             f"{path} is not the record of a training run", remedy="Train from the beginning, without --resume."
@@ -229,6 +231,9 @@ def open_run(
     Raises:
         Conflict: if the run to resume is just running.
     """
+    if not launched().first:
+        yield Run(resume=resume, interruption=interruption, metrics=metrics)
+        return
     from filelock import FileLock, Timeout
 
     reference = Reference.parse_bare(name)

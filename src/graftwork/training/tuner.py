@@ -1,4 +1,8 @@
-"""A head and an attached delta under training: one optimizer step, one evaluation, all of its state."""
+"""A head and an attached delta under training: one optimizer step, one evaluation, all of its state.
+
+Several processes share both out: each computes the gradients of its rows, weighted as in the whole batch, they are
+added up, and all take the same step. Evaluations are the batches of a single process, each done by one of them.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graftwork.backbones.recompute import recomputed
-from graftwork.errors import SettingsInvalid
+from graftwork.errors import GraftworkError, SettingsInvalid
 from graftwork.training.activations import Activations
 from graftwork.training.batches import micro_batches
 from graftwork.training.checkpoint import Checkpoint
 from graftwork.training.objective import Objective
 from graftwork.training.optimizer import parameter_groups
-from graftwork.training.randomness import RandomState
+from graftwork.training.processes import processes, telling_of_lost
+from graftwork.training.randomness import RandomState, seed_step
+from graftwork.training.sharding import clip_gradients, is_sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,6 +75,7 @@ class Tuner:
 
     Attributes:
         parameters: everything that is trained, once each, the head's two last.
+        processes: that train it together.
         steps: optimizer steps that are done.
     """
 
@@ -98,13 +105,19 @@ class Tuner:
             self._head.weight.copy_(torch.from_numpy(weight))
             self._head.bias.copy_(torch.from_numpy(bias))
         head = list(self._head.parameters())
+        self.processes = processes()
         self.parameters = list({id(p): p for p in [*attachment.parameters(), *head]}.values())
         groups = parameter_groups(
             attachment, head, layers=backbone.num_layers, settings=settings, learning_rate=learning_rate
         )
-        self._plain = torch.optim.AdamW(groups)
+        self._sharded = settings.sharding == "fsdp"
+        self._whole = [parameter for parameter in self.parameters if not is_sharded(parameter)]
+        self.processes.copy_first([parameter.data for parameter in self._whole])
+        # Kernels for many tensors at once take no mixture of spread and whole ones.
+        self._plain = torch.optim.AdamW(groups, foreach=False if self._sharded else None)
         self._optimizer = accelerator.prepare_optimizer(self._plain, device_placement=False)
         self._micro = settings.micro_batch_size or settings.batch_size
+        self._seed = torch.initial_seed()
         self.steps = 0
 
     def step(self, activations: Activations, rows: list[int], targets: Tensor) -> Step:
@@ -117,8 +130,12 @@ class Tuner:
             SettingsInvalid: if memory does not suffice for a single row.
         """
         rate = self._set_rate()
-        loss = self._gradients(activations, rows, targets)
-        norm = float(self._accelerator.clip_grad_norm_(self.parameters, self._settings.clip))
+        if self.processes.count > 1:
+            seed_step(self._seed, self.processes.rank, self.steps)
+        loss = self._gradients_of_all(activations, rows, targets)
+        if not math.isfinite(loss):
+            raise Diverged("training loss")
+        norm = self._clip()
         # A scaler looks for overflows itself, skips such a step and lowers the scale.
         if self._accelerator.scaler is None and not math.isfinite(norm):
             raise Diverged("gradient")
@@ -132,17 +149,20 @@ class Tuner:
 
         Args:
             activations: of the rows.
-            between: called after each batch.
+            between: called after each batch, unless there are several processes.
         """
-        parts = []
-        order: list[int] = []
-        with torch.no_grad():
-            for rows in activations.batches():
-                parts.append(self._logits(activations, rows))
-                order += rows
-                between()
-        logits = torch.cat(parts).float()
-        return logits[torch.from_numpy(np.argsort(order, kind="stable")).to(logits.device)]
+        batches = activations.batches()
+        logits = torch.zeros((len(activations.lengths), self._head.out_features), device=self._backbone.device)
+        mine = self.processes.share(batches)
+        with torch.no_grad(), telling_of_lost():
+            for rows in mine:
+                logits[rows] = self._logits(activations, rows).float()
+                if self.processes.count == 1:
+                    between()
+            if self._sharded:
+                for _ in range(math.ceil(len(batches) / self.processes.count) - len(mine)):
+                    self._logits(activations, batches[0])  # the others need this process's part of the weights
+        return self.processes.add_up(logits)
 
     def values(self) -> list[Tensor]:
         """A copy of all parameters."""
@@ -191,8 +211,34 @@ class Tuner:
             group["lr"] = group["peak"] * factor
         return max(float(group["lr"]) for group in self._plain.param_groups)
 
-    def _gradients(self, activations: Activations, rows: list[int], targets: Tensor) -> float:
+    def _gradients_of_all(self, activations: Activations, rows: list[int], targets: Tensor) -> float:
         """Put the gradient of the whole batch in place; returns the loss."""
+        if self.processes.count == 1:
+            return self._gradients(activations, rows, targets)
+        loss, failed = 0.0, None
+        try:
+            with telling_of_lost():
+                loss = self._gradients(activations, rows, targets)
+        except SettingsInvalid as error:
+            failed = error
+        told = torch.tensor([loss, float(failed is not None)], dtype=torch.float64, device=self._backbone.device)
+        loss, failures = self.processes.add_up(told).tolist()
+        if failures:
+            self.processes.raise_together(failed)
+        for parameter in self._whole:
+            if parameter.grad is None:  # there were fewer rows than processes
+                parameter.grad = torch.zeros_like(parameter)
+        self.processes.add_up_all([parameter.grad for parameter in self._whole if parameter.grad is not None])
+        return loss
+
+    def _clip(self) -> float:
+        """Bound the norm of the gradient; returns it as it was."""
+        if self._sharded:
+            return clip_gradients(self.parameters, self._settings.clip, self.processes)
+        return float(self._accelerator.clip_grad_norm_(self.parameters, self._settings.clip))
+
+    def _gradients(self, activations: Activations, rows: list[int], targets: Tensor) -> float:
+        """Add the gradient of this process's rows of a batch; returns their part of the loss."""
         from accelerate.utils.memory import should_reduce_batch_size
 
         while True:
@@ -203,6 +249,12 @@ class Tuner:
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
+                if self._sharded:
+                    raise GraftworkError(
+                        f"memory did not suffice at step {self.steps + 1} in process {self.processes.rank}; sharded "
+                        "processes cannot begin a step anew",
+                        remedy=f"Set fine_tuning.micro_batch_size below {self._micro}.",
+                    ) from error
                 if self._micro == 1:
                     raise SettingsInvalid(
                         "memory does not suffice to train on a single row",
@@ -222,17 +274,28 @@ class Tuner:
         total = 0.0
         self._attachment.train(True)
         try:
-            for part, wanted in zip(micro_batches(rows, self._micro), torch.split(targets, self._micro), strict=True):
+            for places in micro_batches(self.processes.share(range(len(rows))), self._micro):
                 with self._accelerator.autocast():
-                    logits = self._logits(activations, part)
-                loss = self._objective.total(logits, wanted) / whole
+                    logits = self._logits(activations, [rows[place] for place in places])
+                loss = self._objective.total(logits, targets[places]) / whole
                 total += float(loss.detach())
-                if not math.isfinite(total):
-                    raise Diverged("training loss")
                 self._accelerator.backward(loss)
+            if self._sharded:
+                self._keep_company(activations, rows)
         finally:
             self._attachment.train(False)
         return total
+
+    def _keep_company(self, activations: Activations, rows: list[int]) -> None:
+        """Run as often as the process with the most rows: the others need this one's part of the weights."""
+        own, most = (math.ceil(count / self._micro) for count in self._rows_of_shares(len(rows)))
+        for _ in range(most - own):
+            with self._accelerator.autocast():
+                logits = self._logits(activations, rows[:1])
+            self._accelerator.backward(logits.sum() * 0.0)
+
+    def _rows_of_shares(self, rows: int) -> tuple[int, int]:
+        return len(self.processes.share(range(rows))), math.ceil(rows / self.processes.count)
 
     def _logits(self, activations: Activations, rows: list[int]) -> Tensor:
         logits: Tensor = self._head(activations.vectors(rows, self._attachment))
