@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _USAGE = 2
 _INTERRUPTED = 130
+_PATIENCE = 30.0  # seconds
 
 
 def services() -> Services:
@@ -81,7 +83,10 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
 def _tell(error: GraftworkError) -> int:
     from graftwork.cli.console import print_error
 
-    if not _told_by_another(error):
+    if _told_by_another(error):
+        # Who started the processes ends all of them when one has failed: the first must come to tell why.
+        threading.Event().wait(_PATIENCE)
+    else:
         print_error(error, as_json="--json" in sys.argv)
     return error.exit_code
 

@@ -222,14 +222,14 @@ class Tuner:
         except SettingsInvalid as error:
             failed = error
         told = torch.tensor([loss, float(failed is not None)], dtype=torch.float64, device=self._backbone.device)
-        loss, failures = self.processes.add_up(told).tolist()
-        if failures:
+        self.processes.add_up(told)
+        if told[1]:
             self.processes.raise_together(failed)
         for parameter in self._whole:
             if parameter.grad is None:  # there were fewer rows than processes
                 parameter.grad = torch.zeros_like(parameter)
         self.processes.add_up_all([parameter.grad for parameter in self._whole if parameter.grad is not None])
-        return loss
+        return float(told[0])
 
     def _clip(self) -> float:
         """Bound the norm of the gradient; returns it as it was."""
