@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from tests.cli.running import Done, Graft
 
 SETTINGS = (
-    "fine_tuning.epochs=1", "fine_tuning.batch_size=11", "fine_tuning.learning_rate=1e-4", "lora.store=float32",
-    "lora.rank=4", "fine_tuning.class_weights=balanced", "feature_extraction.penalties=[30]",
-    "fine_tuning.checkpoint_steps=1",
+    "lora.layers=2", "lora.rank=4", "lora.store=float32", "fine_tuning.batch_size=10", "fine_tuning.epochs=2",
+    "fine_tuning.micro_batch_size=4", "fine_tuning.evaluate_steps=3", "fine_tuning.patience=9",
+    "fine_tuning.layer_decay=0.8", "fine_tuning.class_weights=balanced", "fine_tuning.checkpoint_steps=1",
+    # A start so strongly regularised that there is something to learn, and a rate so low that it is learned.
+    "feature_extraction.penalties=[30]", "fine_tuning.learning_rate=1e-4",
 )  # fmt: skip
 
 
@@ -27,9 +29,9 @@ def line_for(rows: Path, *options: str) -> list[str]:
 
 
 def in_two_processes(line: list[str]) -> Done:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     done = subprocess.run(
-        [*launcher, "-m", "graftwork", *line],
+        [*launcher, "--", "graftwork", *line],  # else torchrun takes --log for the beginning of an option of its own
         capture_output=True,
         text=True,
         check=False,
@@ -57,7 +59,7 @@ def test_it_publishes_one_version_whose_weights_are_those_of_one_process(
     published = done.json  # one document: the second process says nothing
     assert published["reference"] == "acme/topics@2"
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert steps == [0, 1, 2, 3, 4, 4]
+    assert steps == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 8]
     assert {path.name for path in (home / "runs" / "acme").iterdir()} == {".topics.lock"}
     single = graft(line_for(rows_file, "--json")).json
     assert single["reference"] == "acme/topics@3"

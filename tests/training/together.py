@@ -88,7 +88,7 @@ def held(backbone: TextBackbone, attachment: Attachment, config: TrainingConfig)
     gc.collect()
     with sharded(backbone, attachment, config.fine_tuning):
         parts = [found.to_local().untyped_storage() for found in gc.get_objects() if issubclass(type(found), DTensor)]
-        spread = {part.data_ptr(): part.nbytes() for part in parts}
+        spread: dict[int, int] = {part.data_ptr(): part.nbytes() for part in parts}
         return sum(spread.values()) + bytes_of(backbone, attachment)
 
 

@@ -31,7 +31,6 @@ def register(app: typer.Typer) -> None:
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
-            "torchrun --nproc-per-node 2 -m graftwork train tickets.csv --base minilm --name acme/tickets",
         )
     )(train)
 
