@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftwork.evaluation.compare import mcnemar, paired_difference
-from graftwork.evaluation.comparison import compare, holm, rows_needed
+from graftwork.evaluation.comparison import compare_classifiers, holm, rows_needed
 from graftwork.evaluation.tables import comparison_table
 from tests.evaluation.samples import certain
 
@@ -39,9 +39,9 @@ def test_of_many_classifiers_one_that_would_pass_alone_does_not():
     lucky = with_errors(truth, np.r_[np.arange(33), 40:41])  # 7 mended, 1 broken: p = 0.07; 8 and 1: 0.039
     luckier = with_errors(truth, np.r_[np.arange(32), 40:41])
     assert mcnemar(8, 1) == pytest.approx(0.0390625)
-    alone = compare({"start": start, "new": luckier}, truth, ["ham", "spam"])
+    alone = compare_classifiers({"start": start, "new": luckier}, truth, ["ham", "spam"])
     assert (alone.challenges[0].p_value, alone.challenges[0].verdict) == (0.039062, "better")
-    many = compare({"start": start, "new": luckier, "b": lucky, "c": start}, truth, ["ham", "spam"])
+    many = compare_classifiers({"start": start, "new": luckier, "b": lucky, "c": start}, truth, ["ham", "spam"])
     assert many.challenges[0].p_value == pytest.approx(3 * 0.0390625, abs=1e-6)
     assert [challenge.verdict for challenge in many.challenges] == ["no difference shown"] * 3
     assert many.challenges[0].accuracy == alone.challenges[0].accuracy
@@ -50,8 +50,8 @@ def test_of_many_classifiers_one_that_would_pass_alone_does_not():
 def test_worse_is_called_worse_whatever_the_order():
     truth = np.zeros(100, dtype=np.int64)
     good, poor = with_errors(truth, np.arange(5)), with_errors(truth, np.arange(30))
-    assert compare({"a": good, "b": poor}, truth, ["x", "y"]).challenges[0].verdict == "worse"
-    found = compare({"b": poor, "a": good}, truth, ["x", "y"]).challenges[0]
+    assert compare_classifiers({"a": good, "b": poor}, truth, ["x", "y"]).challenges[0].verdict == "worse"
+    found = compare_classifiers({"b": poor, "a": good}, truth, ["x", "y"]).challenges[0]
     assert (found.name, found.against, found.verdict) == ("a", "b", "better")
     assert found.macro_f1 == paired_difference("macro_f1", good, poor, truth)
     assert found.log_loss == paired_difference("log_loss", good, poor, truth)
@@ -64,7 +64,9 @@ def test_of_a_hundred_equal_pairs_hardly_any_is_called_different():
     different = 0
     for _ in range(100):
         a, b = (with_errors(truth, np.flatnonzero(generator.random(300) < 0.2)) for _ in range(2))
-        different += compare({"a": a, "b": b}, truth, ["x", "y"]).challenges[0].verdict != "no difference shown"
+        different += (
+            compare_classifiers({"a": a, "b": b}, truth, ["x", "y"]).challenges[0].verdict != "no difference shown"
+        )
     assert different <= 8
 
 
@@ -83,21 +85,25 @@ def test_the_hint_is_given_only_where_rows_were_missing():
     start = with_errors(truth, np.arange(20))
     slightly = with_errors(truth, np.arange(18))
     clearly = with_errors(truth, np.arange(2))
-    found = compare({"start": start, "slightly": slightly, "clearly": clearly, "same": start}, truth, ["x", "y"])
+    found = compare_classifiers(
+        {"start": start, "slightly": slightly, "clearly": clearly, "same": start}, truth, ["x", "y"]
+    )
     assert [challenge.rows_needed for challenge in found.challenges] == [rows_needed(2, 0, 100), None, None]
 
 
 def test_disagreements_that_somebody_has_right_come_first():
     truth = np.array([0, 1, 2, 0])
     first, second = certain([1, 1, 0, 0], 3), certain([2, 0, 0, 0], 3)
-    found = compare({"first": first, "second": second}, truth, ["a", "b", "c"])
+    found = compare_classifiers({"first": first, "second": second}, truth, ["a", "b", "c"])
     assert [(d.row, d.truth, d.answers) for d in found.disagreements] == [(1, "b", ("b", "a")), (0, "a", ("b", "c"))]
 
 
 def test_the_table_says_against_whom_and_how_sure():
     truth = np.zeros(100, dtype=np.int64)
     start = with_errors(truth, np.arange(20))
-    table = comparison_table(compare({"old": start, "new": with_errors(truth, np.arange(18))}, truth, ["x", "y"]))
+    table = comparison_table(
+        compare_classifiers({"old": start, "new": with_errors(truth, np.arange(18))}, truth, ["x", "y"])
+    )
     assert table.title == "Against old on the same 100 rows"
     assert table.rows[0][0] == "new"
     assert table.rows[0][1].startswith("+2.0 % [")

@@ -75,7 +75,7 @@ class Comparison(Frozen):
     disagreements: tuple[Disagreement, ...]
 
 
-def compare(
+def compare_classifiers(
     probabilities: Mapping[str, Floats], truth: Ints, labels: Sequence[str], *, level: float = 0.95, seed: int = 0
 ) -> Comparison:
     """Compare classifiers with the first of them.
@@ -94,7 +94,7 @@ def compare(
         >>> truth = np.zeros(40, dtype=np.int64)
         >>> good, poor = np.tile([0.9, 0.1], (40, 1)), np.tile([0.9, 0.1], (40, 1))
         >>> poor[:12] = [0.2, 0.8]
-        >>> found = compare({"old": poor, "new": good}, truth, ["ham", "spam"])
+        >>> found = compare_classifiers({"old": poor, "new": good}, truth, ["ham", "spam"])
         >>> found.challenges[0].verdict, len(found.disagreements)
         ('better', 12)
     """
