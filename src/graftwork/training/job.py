@@ -115,8 +115,7 @@ def train(
             seed=config.seed,
         )
         # Every process has computed them; unlike processors must still decide alike.
-        vectors, probe = processes.of_first((vectors, probe))
-        features, test_features = vectors[: len(prepared.rows)], vectors[len(prepared.rows) :]
+        features, probe = processes.of_first((features, probe))
     with clock.stage("strategy"):
         run.stop_if_asked()
         candidate = choose(
