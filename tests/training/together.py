@@ -74,7 +74,7 @@ class Counting(Silent):
 def opened(folder: str) -> TextBackbone:
     """A backbone for all jobs: each must leave it as it was."""
     backbone = open_backbone(Path(folder))
-    backbone.batch_tokens = 50  # evaluations in more batches than there are processes
+    backbone.batch_tokens = 90  # evaluations in more batches than there are processes
     return backbone
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _USAGE = 2
 _INTERRUPTED = 130
-_PATIENCE = 30.0  # seconds
+_PATIENCE = 10.0  # seconds; torchrun kills who needs more than 30 to end
 
 
 def services() -> Services:

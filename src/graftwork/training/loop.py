@@ -311,6 +311,8 @@ class _Loop:
             wish.request()
             if self._history.judged:
                 self._stage.save(tuner.steps, self._checkpoint)
+            # The end of one process ends all: not before the first has written.
+            tuner.processes.any(True, self._device)
             self._run.stop_if_asked(f" after step {tuner.steps} of {self._total_steps}")
 
     def _measured(self, **values: float) -> None:
