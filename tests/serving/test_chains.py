@@ -79,9 +79,7 @@ def test_every_generation_in_one_batch_gives_what_peft_gives_on_the_merged_paren
     bert: TextBackbone, chain: Mapping[str, Made]
 ) -> None:
     engine = Engine(lambda _: bert, reader(chain), EngineLimits(cache_bytes=0))
-    futures = [
-        (one, engine.classify("acme", bert.fingerprint, one.digest, list(TEXTS))) for one in chain.values()
-    ]
+    futures = [(one, engine.classify("acme", bert.fingerprint, one.digest, list(TEXTS))) for one in chain.values()]
     engine.start()
     try:
         for one, future in futures:
@@ -92,7 +90,9 @@ def test_every_generation_in_one_batch_gives_what_peft_gives_on_the_merged_paren
         engine.close()
 
 
-def test_the_plain_way_gives_the_same_as_peft_on_the_merged_parent(bert: TextBackbone, chain: Mapping[str, Made]) -> None:
+def test_the_plain_way_gives_the_same_as_peft_on_the_merged_parent(
+    bert: TextBackbone, chain: Mapping[str, Made]
+) -> None:
     ancestors = (chain["region"].artifact, chain["global"].artifact)
     for name in ("user", "head"):
         got = adapted_features(bert, chain[name].artifact, TEXTS, ancestors=ancestors).numpy()

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
 
 
-def merged_weights(
-    backbone: TextBackbone, artifact: Artifact, ancestors: Sequence[Artifact] = ()
-) -> dict[str, Tensor]:
+def merged_weights(backbone: TextBackbone, artifact: Artifact, ancestors: Sequence[Artifact] = ()) -> dict[str, Tensor]:
     """All parameters and buffers of the base's model by name, with what the adapter changed in them, and its ancestors.
 
     The backbone is the same afterwards, and shares no memory with what is changed.
