@@ -12,6 +12,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from graftwork.adaptation.inference import adapted_features
+from graftwork.adaptation.merge import merged_weights
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.errors import ArtifactInvalid, BlobDamaged, NotFound
 from graftwork.registry.artifact import Artifact
@@ -21,7 +22,7 @@ from graftwork.serving.engine import Engine, EngineLimits
 from graftwork.serving.keys import AdapterKey
 from graftwork.serving.loading import LoaderPool
 from graftwork.serving.stats import Meter
-from tests.serving.builders import ATTENTION, EVERY, TEXTS, Made, Spec, make
+from tests.serving.builders import ATTENTION, EVERY, TEXTS, Made, Spec, make, unhooked
 
 GLOBAL = Spec(seed=1, rank=4, alpha=6.0, targets=EVERY["bert"], layers=(1, 2))
 REGION = Spec(seed=2, rank=3, alpha=3.0, targets=ATTENTION["bert"])
@@ -100,6 +101,15 @@ def test_the_plain_way_gives_the_same_as_peft_on_the_merged_parent(
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
     bare = bert.embed(list(TEXTS)).numpy()
     assert np.abs(got - bare).max() > 1e-2
+
+
+def test_merged_weights_are_those_of_the_whole_chain(bert: TextBackbone, chain: Mapping[str, Made]) -> None:
+    merged = merged_weights(bert, chain["user"].artifact, (chain["region"].artifact, chain["global"].artifact))
+    model = unhooked(bert)
+    model.load_state_dict(merged)
+    twin = replace(chain["user"], model=model)
+    for text in TEXTS:
+        torch.testing.assert_close(twin.vector(text), chain["user"].vector(text), rtol=1e-5, atol=1e-5)
 
 
 def test_ancestors_that_are_missing_or_others_are_refused(bert: TextBackbone, chain: Mapping[str, Made]) -> None:

@@ -15,7 +15,10 @@ from graftwork.cli.session import services
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from graftwork.data.dataset import Dataset
+    from graftwork.registry.artifact import Artifact
     from graftwork.registry.versions import AdapterVersion
     from graftwork.training.config import TrainingConfig
     from graftwork.training.job import Trained
@@ -29,6 +32,7 @@ def register(app: typer.Typer) -> None:
             "graft train tickets.csv --base minilm --name acme/tickets",
             "graft train train.csv --test test.csv --base minilm --name acme/news --strategy lora --seed 1",
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
+            "graft train europe.csv --parent acme/mood --name acme/mood~eu   # on top of another adapter",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
         )
@@ -37,8 +41,14 @@ def register(app: typer.Typer) -> None:
 
 def train(
     file: FileArgument,
-    base: Annotated[str, typer.Option("--base", help="Base model to adapt.")],
     name: Annotated[str, typer.Option("--name", metavar="TENANT/NAME", help="Name to publish under.")],
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base model to adapt; with --parent it is the parent's.")
+    ] = None,
+    parent: Annotated[
+        str | None,
+        typer.Option("--parent", metavar="REF", help="Adapter to train on top of; the child stores its own delta."),
+    ] = None,
     strategy: Annotated[
         str | None,
         typer.Option(
@@ -97,7 +107,8 @@ def train(
     with services() as opened:
         if like is not None:
             config = parse(start=opened.catalog.resolve(like).manifest.settings)
-        opened.bases.resolve(base)
+        ancestors = read_chain(opened, parent)
+        base = base_of(opened, base, ancestors)
         if expected_latest is not None and not resume:
             # Publishing checks it too; who is late already need not train first. A run that is resumed may itself
             # have published the version that is there.
@@ -116,6 +127,7 @@ def train(
             rows,
             test_rows,
             config,
+            ancestors=ancestors,
             expected_latest=expected_latest,
             resume=resume,
             log=log,
@@ -123,6 +135,38 @@ def train(
             quiet=as_json,
         )
     _tell(published, trained, as_json=as_json)
+
+
+def read_chain(opened: Services, parent: str | None) -> tuple[Artifact, ...]:
+    """The adapter that a reference means now, its parent and so on; none for no reference."""
+    from graftwork.registry.chain import read_ancestors
+
+    if parent is None:
+        return ()
+    found = opened.catalog.read(opened.catalog.resolve(parent))
+    return (found, *read_ancestors(opened.catalog.read, found))
+
+
+def base_of(opened: Services, base: str | None, ancestors: Sequence[Artifact]) -> str:
+    """The base model to train on: the one asked for, or the parent's.
+
+    Raises:
+        SettingsInvalid: if none is said, or another than the parent's.
+    """
+    if not ancestors:
+        if base is None:
+            raise SettingsInvalid(
+                "it is not said what to adapt", remedy="Give a base model (--base) or an adapter (--parent)."
+            )
+        opened.bases.resolve(base)
+        return base
+    made_for = ancestors[0].manifest.base
+    if base is not None and opened.bases.resolve(base).fingerprint != made_for:
+        raise SettingsInvalid(
+            f"the parent was made for the base model {opened.bases.resolve(made_for).reference}, not for {base}",
+            remedy="Leave --base out: a child has its parent's.",
+        )
+    return made_for
 
 
 def _refuse_both(settings_file: Path | None, like: str | None) -> None:
@@ -141,6 +185,7 @@ def train_and_publish(
     test: Dataset | None,
     config: TrainingConfig,
     *,
+    ancestors: Sequence[Artifact] = (),
     expected_latest: int | None = None,
     resume: bool = False,
     log: Path | None = None,
@@ -156,6 +201,7 @@ def train_and_publish(
         rows: rows to train on.
         test: rows to judge on, or None to hold some out.
         config: the training settings.
+        ancestors: the adapter to train on top of, its parent and so on.
         expected_latest: publish only if this is the newest version.
         resume: go on with the unfinished run of this name.
         log: JSON lines file for measurements; by default they are in the run's folder while it runs.
@@ -181,7 +227,9 @@ def train_and_publish(
         measured_in = log or (run.folder / METRICS if run.folder else None)
         run.metrics = open_metrics(name, log=measured_in, tensorboard=tensorboard, note=progress.note)
         stack.callback(run.metrics.close)
-        trained = train_adapter(backbone, rows, test=test, config=config, progress=progress, run=run)
+        trained = train_adapter(
+            backbone, rows, test=test, config=config, ancestors=ancestors, progress=progress, run=run
+        )
         ended = time.perf_counter()
         record = {
             "seconds": {"load": round(loaded - started, 3), **trained.record["seconds"]},
