@@ -147,13 +147,15 @@ def test_a_head_that_starts_from_another_is_penalised_for_leaving_it() -> None:
     def objective(flat: Any) -> float:
         weight, bias = flat[:6].reshape(2, 3), flat[6:]
         nats = cross_entropy(features @ weight.T + bias, labels)
-        return nats + 0.3 / 2 * float((((weight - prior.weight) * scale) ** 2).sum())
+        left = (weight - prior.weight) * scale
+        at_centre = bias - prior.bias + (weight - prior.weight) @ features.mean(axis=0)
+        return nats + 0.3 / 2 * float((left**2).sum() + (at_centre**2).sum())
 
     wanted = minimize(objective, np.zeros(8)).x[:6].reshape(2, 3)
     weight, _ = fit_head(features, labels, classes=2, penalty=0.3, prior=prior)
     np.testing.assert_allclose(weight, wanted, atol=1e-3)
-    stiff, _ = fit_head(features, labels, classes=2, penalty=1e9, prior=prior)
-    np.testing.assert_allclose(stiff, prior.weight, atol=1e-6)
+    stiff = fit_head(features, labels, classes=2, penalty=1e9, prior=prior)
+    np.testing.assert_allclose(np.column_stack(stiff), np.column_stack(prior), atol=1e-6)
     probe = fit_probe(features, labels, np.arange(40), classes=2, penalties=(0.3,), folds=4, seed=0, prior=prior)
     np.testing.assert_allclose(probe.weight, weight, atol=1e-4)
     assert probe.prior is prior

@@ -72,6 +72,10 @@ def train(
             "--like", metavar="REF", help="Start from the settings that a published adapter was trained with."
         ),
     ] = None,
+    max_bytes: Annotated[
+        str | None,
+        typer.Option("--max-bytes", metavar="SIZE", help="What the adapter may take, such as 1MB; sets LoRA's rank."),
+    ] = None,
     text: TextColumn = "text",
     label: LabelColumn = "label",
     encoding: Encoding = None,
@@ -95,12 +99,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Check labelled rows, adapt a base model to them, judge the result and publish it as the next version."""
+    from graftwork.cli.sizes import parse_size
     from graftwork.data.read import read_dataset
     from graftwork.registry.reference import Reference
     from graftwork.training import config as settings
 
     Reference.parse_bare(name)
     _refuse_both(settings_file, like)
+    most_bytes = None if max_bytes is None else parse_size(max_bytes)
     start = settings.read_settings(settings_file) if settings_file else None
     parse = partial(settings.TrainingConfig.parse, strategy=strategy, seed=seed, assignments=assignments or [])
     config = parse(start=start)
@@ -128,6 +134,7 @@ def train(
             test_rows,
             config,
             ancestors=ancestors,
+            max_bytes=most_bytes,
             expected_latest=expected_latest,
             resume=resume,
             log=log,
@@ -186,6 +193,7 @@ def train_and_publish(
     config: TrainingConfig,
     *,
     ancestors: Sequence[Artifact] = (),
+    max_bytes: int | None = None,
     expected_latest: int | None = None,
     resume: bool = False,
     log: Path | None = None,
@@ -202,6 +210,7 @@ def train_and_publish(
         test: rows to judge on, or None to hold some out.
         config: the training settings.
         ancestors: the adapter to train on top of, its parent and so on.
+        max_bytes: what the adapter may take where it is stored.
         expected_latest: publish only if this is the newest version.
         resume: go on with the unfinished run of this name.
         log: JSON lines file for measurements; by default they are in the run's folder while it runs.
@@ -228,7 +237,14 @@ def train_and_publish(
         run.metrics = open_metrics(name, log=measured_in, tensorboard=tensorboard, note=progress.note)
         stack.callback(run.metrics.close)
         trained = train_adapter(
-            backbone, rows, test=test, config=config, ancestors=ancestors, progress=progress, run=run
+            backbone,
+            rows,
+            test=test,
+            config=config,
+            ancestors=ancestors,
+            max_bytes=max_bytes,
+            progress=progress,
+            run=run,
         )
         ended = time.perf_counter()
         record = {

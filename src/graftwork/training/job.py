@@ -20,6 +20,7 @@ from graftwork.data.check import check_dataset
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
+from graftwork.training.budget import check_budget, within_budget
 from graftwork.training.candidates import Candidate, choose
 from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import identity_of
@@ -69,6 +70,7 @@ def train(
     test: Dataset | None = None,
     config: TrainingConfig | None = None,
     ancestors: Sequence[Artifact] = (),
+    max_bytes: int | None = None,
     progress: Progress | None = None,
     run: Run | None = None,
 ) -> Trained:
@@ -85,6 +87,7 @@ def train(
         test: labelled rows to judge on; without them a share of `rows` is held out.
         config: the settings.
         ancestors: the adapter to train on top of, its parent and so on; none for a child of the base itself.
+        max_bytes: what the adapter may take where it is stored: the rank of LoRA is lowered to keep it.
         progress: told of stages and steps.
         run: where checkpoints and measurements go; by default nothing is kept of a run that does not end.
 
@@ -99,7 +102,9 @@ def train(
         check_chained(config, ancestors[0])
         check_chain(ancestors[0], ancestors[1:])
     with inherited(backbone, ancestors):
-        return _train(backbone, rows, test, config, next(iter(ancestors), None), progress or Silent(), run or Run())
+        return _train(
+            backbone, rows, test, config, next(iter(ancestors), None), max_bytes, progress or Silent(), run or Run()
+        )
 
 
 def _train(
@@ -108,6 +113,7 @@ def _train(
     test: Dataset | None,
     config: TrainingConfig,
     parent: Artifact | None,
+    max_bytes: int | None,
     progress: Progress,
     run: Run,
 ) -> Trained:
@@ -119,6 +125,9 @@ def _train(
         report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=max_length, test=test)
         report.raise_for_errors()
         prepared = prepare_rows(rows, test, config)
+        if max_bytes is not None:
+            config, chosen = within_budget(backbone, config, labels=prepared.label_names, most_bytes=max_bytes)
+            progress.note(f"to keep the budget: {chosen}")
         run.begin(identity_of(backbone, rows, test, config, parent), progress.note)
 
     def advance(steps: int) -> None:
@@ -172,6 +181,8 @@ def _train(
         )
         artifact, evaluation = _judged(backbone, draft, test_features, probe, prepared, config, progress, parent)
     artifact.check()
+    if max_bytes is not None:
+        check_budget(artifact, max_bytes)
     return Trained(artifact, report, evaluation, {"seconds": clock.seconds})
 
 

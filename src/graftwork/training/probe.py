@@ -90,7 +90,8 @@ def fit_probe(
         penalties: candidates.
         folds: folds of the cross-validation; fewer when the smallest class has fewer rows, at least 2.
         seed: decides the folds.
-        prior: a head to start from: the penalty is on the difference from it, so that few rows change it little.
+        prior: a head to start from: the penalty is on the difference from it, the bias among it, so that few rows
+            change it little, and labels that none of them has stay what they were.
 
     Returns:
         The probe, with held-out logits for calibration and comparison.
@@ -196,6 +197,9 @@ class _Solver:
         gradient[:, :-1] = error.T @ self._features + penalty * weight
         gradient[:, -1] = error.sum(axis=0)
         loss = -float((log_probabilities * self._target).sum()) / len(self._target)
+        if self._prior is not None:
+            gradient[:, -1] += penalty * bias
+            loss += penalty / 2 * float((bias**2).sum())
         return loss + penalty / 2 * float((weight**2).sum()), gradient.ravel()
 
 
