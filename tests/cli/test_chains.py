@@ -94,3 +94,44 @@ def test_what_cannot_be_a_child_is_refused_before_anything_is_trained(
     assert refused.code == 2
     assert "nothing was published" in refused.err or "validation" in refused.err
     assert json.loads(graft(["list", "--json"]).out)[-1]["reference"] == "acme/topics@1"
+
+
+def test_going_on_with_an_adapter_and_back_again(graft: Graft, home: Path, region_rows: Path, rows_file: Path) -> None:
+    ask = ["predict", "acme/topics", "quick brown fox", "--json"]
+    first = graft(ask).json
+    done = graft(["train", str(region_rows), "--continue", "acme/topics"])
+    assert done.code == 0, done.err
+    assert "Published acme/topics@2" in done.out
+    assert "Chosen: continued from" in done.out
+    assert "graft rm acme/topics@2" in done.out
+    second = graft(ask).json
+    assert (second["model"], second["digest"] != first["digest"]) == ("acme/topics@2", True)
+    assert graft(["show", "acme/topics", "--json"]).json["manifest"]["continues"] == first["digest"]
+    assert graft(["alias", "acme/topics@1", "production"]).code == 0
+    assert graft(["predict", "acme/topics:production", "quick brown fox", "--json"]).json == first
+    assert graft(["rm", "acme/topics@2"]).code == 0
+    assert graft(ask).json == first
+    # What was right on the old rows is not given up for rows that say the contrary.
+    refused = graft(["train", str(region_rows), "--continue", "acme/topics", "--replay", str(rows_file)])
+    assert (refused.code, "the version before answers better" in refused.err) == (2, True)
+    assert graft(ask).json == first
+
+
+def test_options_that_contradict_continuing_are_all_named(graft: Graft, home: Path, region_rows: Path) -> None:
+    line = ["train", str(region_rows), "--continue", "acme/topics", "--base", "tiny", "--parent", "acme/topics"]
+    refused = graft([*line, "--max-bytes", "1MB"])
+    assert refused.code == 2
+    assert all(option in refused.err for option in ("--base", "--parent", "--max-bytes"))
+    alone = graft(["train", str(region_rows), "--base", "tiny", "--name", "acme/x", "--replay", str(region_rows)])
+    assert (alone.code, "--continue" in alone.err) == (2, True)
+
+
+def test_a_budget_of_bytes_is_kept_and_told(graft: Graft, home: Path, region_rows: Path) -> None:
+    options = ("--strategy", "lora", "--set", "fine_tuning.epochs=1", "--max-bytes", "30KB", "--json")
+    published = graft(["train", str(region_rows), "--base", "tiny", "--name", "acme/small", *options]).json
+    assert published["size_bytes"] <= 30_000
+    assert published["manifest"]["settings"]["lora"]["rank"] < 8
+    refused = graft(["train", str(region_rows), "--base", "tiny", "--name", "acme/small", "--max-bytes", "2 kB"])
+    assert (refused.code, "a head of 2 classes takes" in refused.err) == (2, True)
+    unread = graft(["train", str(region_rows), "--base", "tiny", "--name", "acme/small", "--max-bytes", "big"])
+    assert (unread.code, "'big' is no size" in unread.err) == (2, True)

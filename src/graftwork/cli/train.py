@@ -12,7 +12,7 @@ import typer
 
 from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
 from graftwork.cli.session import services
-from graftwork.errors import SettingsInvalid
+from graftwork.errors import Problem, SettingsInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
             "graft train train.csv --test test.csv --base minilm --name acme/news --strategy lora --seed 1",
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
             "graft train europe.csv --parent acme/mood --name acme/mood~eu   # on top of another adapter",
+            "graft train new.csv --continue acme/mood --replay old.csv",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
         )
@@ -41,7 +42,10 @@ def register(app: typer.Typer) -> None:
 
 def train(
     file: FileArgument,
-    name: Annotated[str, typer.Option("--name", metavar="TENANT/NAME", help="Name to publish under.")],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="TENANT/NAME", help="Name to publish under; with --continue its own."),
+    ] = None,
     base: Annotated[
         str | None, typer.Option("--base", help="Base model to adapt; with --parent it is the parent's.")
     ] = None,
@@ -71,6 +75,16 @@ def train(
         typer.Option(
             "--like", metavar="REF", help="Start from the settings that a published adapter was trained with."
         ),
+    ] = None,
+    continued: Annotated[
+        str | None,
+        typer.Option(
+            "--continue", metavar="REF", help="Go on with this adapter; a gate compares the two versions on kept rows."
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="OLD", help="With --continue: old rows, to learn and to check on again."),
     ] = None,
     max_bytes: Annotated[
         str | None,
@@ -104,25 +118,34 @@ def train(
     from graftwork.registry.reference import Reference
     from graftwork.training import config as settings
 
-    Reference.parse_bare(name)
     _refuse_both(settings_file, like)
+    if continued is not None:
+        name = name or Reference.parse(continued).bare
+        _refuse_beside_continue(base=base, parent=parent, test=test, max_bytes=max_bytes, dry_run=dry_run or None)
+    elif replay is not None:
+        raise SettingsInvalid("--replay goes with --continue", remedy="Say which adapter to go on with (--continue).")
+    if name is None:
+        raise SettingsInvalid("it is not said what to publish under", remedy="Give a name (--name TENANT/NAME).")
+    Reference.parse_bare(name)
     most_bytes = None if max_bytes is None else parse_size(max_bytes)
     start = settings.read_settings(settings_file) if settings_file else None
     parse = partial(settings.TrainingConfig.parse, strategy=strategy, seed=seed, assignments=assignments or [])
     config = parse(start=start)
     with services() as opened:
+        previous = None if continued is None else opened.catalog.resolve(continued)
+        if previous is not None and settings_file is None and like is None:
+            config = parse(start=previous.manifest.settings)
         if like is not None:
             config = parse(start=opened.catalog.resolve(like).manifest.settings)
-        ancestors = read_chain(opened, parent)
-        base = base_of(opened, base, ancestors)
+        chain = read_chain(opened, parent if previous is None else previous.reference)
+        base = base_of(opened, base, chain)
         if expected_latest is not None and not resume:
             # Publishing checks it too; who is late already need not train first. A run that is resumed may itself
             # have published the version that is there.
             opened.catalog.expect_latest(name, expected_latest)
-        rows = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
-        test_rows = None
-        if test is not None:
-            test_rows = read_dataset(test, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        read = partial(read_dataset, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        rows = read(file)
+        test_rows = None if test is None else read(test)
         if dry_run:
             _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
             return
@@ -133,7 +156,9 @@ def train(
             rows,
             test_rows,
             config,
-            ancestors=ancestors,
+            ancestors=chain if previous is None else chain[1:],
+            continued=None if previous is None else chain[0],
+            replay=None if replay is None else read(replay),
             max_bytes=most_bytes,
             expected_latest=expected_latest,
             resume=resume,
@@ -142,6 +167,8 @@ def train(
             quiet=as_json,
         )
     _tell(published, trained, as_json=as_json)
+    if previous is not None and not as_json:
+        _tell_way_back(published, previous)
 
 
 def read_chain(opened: Services, parent: str | None) -> tuple[Artifact, ...]:
@@ -176,6 +203,24 @@ def base_of(opened: Services, base: str | None, ancestors: Sequence[Artifact]) -
     return made_for
 
 
+def _refuse_beside_continue(**given: object) -> None:
+    """What an adapter that is continued has already, or what its gate says instead."""
+    problems = [
+        Problem(f"--{name.replace('_', '-')}", "cannot be given with it") for name, value in given.items() if value
+    ]
+    if problems:
+        raise SettingsInvalid(
+            "--continue goes on with an adapter as it is", problems=problems, remedy="Leave these out."
+        )
+
+
+def _tell_way_back(published: AdapterVersion, previous: AdapterVersion) -> None:
+    from graftwork.cli.console import say
+
+    say(f"The version before is one command away: graft rm {published.reference}", " or, where an alias is asked for, ")
+    say(f"graft alias {previous.reference} ALIAS")
+
+
 def _refuse_both(settings_file: Path | None, like: str | None) -> None:
     if settings_file is not None and like is not None:
         raise SettingsInvalid(
@@ -193,6 +238,8 @@ def train_and_publish(
     config: TrainingConfig,
     *,
     ancestors: Sequence[Artifact] = (),
+    continued: Artifact | None = None,
+    replay: Dataset | None = None,
     max_bytes: int | None = None,
     expected_latest: int | None = None,
     resume: bool = False,
@@ -210,6 +257,8 @@ def train_and_publish(
         test: rows to judge on, or None to hold some out.
         config: the training settings.
         ancestors: the adapter to train on top of, its parent and so on.
+        continued: the adapter to go on with, instead of training anew.
+        replay: old rows to learn and to check on again when one is continued.
         max_bytes: what the adapter may take where it is stored.
         expected_latest: publish only if this is the newest version.
         resume: go on with the unfinished run of this name.
@@ -223,6 +272,7 @@ def train_and_publish(
     with DrawnProgress(quiet=quiet) as progress, ExitStack() as stack:
         progress.stage("loading the base model", None)
         backbone = opened.backbone(opened.bases.resolve(base))
+        from graftwork.training.continuing import continue_training
         from graftwork.training.interruption import on_sigterm
         from graftwork.training.job import train as train_adapter
         from graftwork.training.metrics import open_metrics
@@ -236,16 +286,28 @@ def train_and_publish(
         measured_in = log or (run.folder / METRICS if run.folder else None)
         run.metrics = open_metrics(name, log=measured_in, tensorboard=tensorboard, note=progress.note)
         stack.callback(run.metrics.close)
-        trained = train_adapter(
-            backbone,
-            rows,
-            test=test,
-            config=config,
-            ancestors=ancestors,
-            max_bytes=max_bytes,
-            progress=progress,
-            run=run,
-        )
+        if continued is not None:
+            trained = continue_training(
+                backbone,
+                continued,
+                rows,
+                ancestors=ancestors,
+                replay=replay,
+                config=config,
+                progress=progress,
+                run=run,
+            )
+        else:
+            trained = train_adapter(
+                backbone,
+                rows,
+                test=test,
+                config=config,
+                ancestors=ancestors,
+                max_bytes=max_bytes,
+                progress=progress,
+                run=run,
+            )
         ended = time.perf_counter()
         record = {
             "seconds": {"load": round(loaded - started, 3), **trained.record["seconds"]},

@@ -34,6 +34,7 @@ def package(
     max_length: int,
     config: TrainingConfig,
     parent: Artifact | None = None,
+    continues: Artifact | None = None,
 ) -> Artifact:
     """Build the artifact of a trained adapter, not judged yet.
 
@@ -46,6 +47,7 @@ def package(
         max_length: tokens kept of a text.
         config: the resolved settings.
         parent: the adapter it was trained on top of.
+        continues: the version it went on from.
     """
     head = {
         "head.weight": torch.from_numpy(np.ascontiguousarray(candidate.weight, dtype=np.float32)),
@@ -62,6 +64,7 @@ def package(
     manifest = Manifest(
         base=backbone.fingerprint,
         parent=None if parent is None else parent.digest,
+        continues=None if continues is None else continues.digest,
         strategy=candidate.strategy,
         strategy_settings=settings.get(candidate.strategy.replace("-", "_"), {}),
         labels=tuple(labels),
