@@ -7,10 +7,10 @@ were kept back, and on old ones not worse beyond chance.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graftwork.adaptation import STRATEGIES
@@ -19,12 +19,8 @@ from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
 from graftwork.adaptation.strategy import Delta
 from graftwork.data.check import check_dataset
-from graftwork.data.clean import clean_dataset
 from graftwork.data.dataset import Dataset
-from graftwork.data.similar import near_duplicate_groups
-from graftwork.data.split import split_dataset
-from graftwork.errors import DataRejected, NotBetter, Problem, SettingsInvalid
-from graftwork.evaluation.compare import paired_difference
+from graftwork.errors import DataRejected, Problem, SettingsInvalid
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.evaluation.temperature import fit_temperature
 from graftwork.registry.artifact import HEAD, Artifact
@@ -33,15 +29,17 @@ from graftwork.registry.manifest import DatasetRecord
 from graftwork.training.activations import Activations
 from graftwork.training.candidates import Candidate
 from graftwork.training.config import TrainingConfig
+from graftwork.training.gate import pass_gate
 from graftwork.training.identity import identity_of
 from graftwork.training.job import Trained
+from graftwork.training.kept_rows import prepare_kept_rows, set_rows_aside
 from graftwork.training.lineage import PRIOR_PENALTIES, head_of
 from graftwork.training.loop import fine_tune
 from graftwork.training.objective import class_weights
 from graftwork.training.package import package
 from graftwork.training.probe import fit_head, fit_probe
 from graftwork.training.progress import Progress, Silent
-from graftwork.training.rows import PreparedRows, prepare_rows
+from graftwork.training.rows import PreparedRows
 from graftwork.training.runs import Run
 
 if TYPE_CHECKING:
@@ -50,15 +48,6 @@ if TYPE_CHECKING:
 
 _OF_FEW_LABELS = ("one-class", "class-single-row", "all-duplicates")
 """Errors of rows that make a classifier; rows that one goes on with may have one label."""
-_FEWEST = 4
-
-
-@dataclass(frozen=True)
-class _Side:
-    """New rows, or old ones: those to learn from, and those kept back."""
-
-    learned: Dataset
-    kept: Dataset
 
 
 def continue_training(
@@ -105,8 +94,8 @@ def continue_training(
     report = report.model_copy(update={"findings": findings})
     report.raise_for_errors()
     _refuse_unknown_labels(manifest.labels, rows, replay)
-    new, old = _sides(rows, replay, previous, start, config)
-    prepared = _prepared(new, old, manifest.labels, config)
+    new, old = set_rows_aside(rows, replay, previous, config)
+    prepared = prepare_kept_rows(new, old, manifest.labels, config)
     parent = ancestors[0] if ancestors else None
     identity = identity_of(backbone, prepared.rows, prepared.test, config, parent)
     run.begin({**identity, "continued from": previous.digest}, progress.note)
@@ -126,7 +115,7 @@ def continue_training(
         )
         progress.stage("comparing with the version before", 2 * len(prepared.test))
         own, before = (_answers(backbone, one, prepared.test.texts, progress) for one in (draft, previous))
-    told = _pass(own, before, prepared.test_labels, new=len(new.kept))
+    told = pass_gate(own, before, prepared.test_labels, new=len(new.kept))
     shares = np.bincount(prepared.labels, minlength=len(manifest.labels)) / len(prepared.labels)
     evaluation = evaluate(
         own,
@@ -168,65 +157,6 @@ def _refuse_unknown_labels(labels: Sequence[str], *files: Dataset | None) -> Non
             problems=problems,
             remedy=f"It knows {', '.join(labels[:20])}; for others train a new adapter (--parent).",
         )
-
-
-def _sides(
-    rows: Dataset, replay: Dataset | None, previous: Artifact, start: TrainingConfig, config: TrainingConfig
-) -> tuple[_Side, _Side]:
-    """New and old rows, each with those kept back; where both hold a text, what was said last counts."""
-    new = _set_aside(clean_dataset(rows), config)
-    if not len(new.kept) or len(new.learned) < _FEWEST:
-        raise DataRejected(
-            f"{rows.source}: {len(new.learned) + len(new.kept)} usable rows are too few to learn from and to check on",
-            remedy=f"Give {2 * _FEWEST} different texts or more, two of some label at least.",
-        )
-    if replay is None:
-        return new, _Side(rows.select([]), rows.select([]))
-    record = previous.manifest.dataset
-    old = None
-    if replay.digest == record.digest and record.test_source == "held-out" and record.test_rows:
-        before = prepare_rows(replay, None, start)
-        if before.test.digest == record.test_digest:
-            old = _Side(before.rows, before.test)
-    old = old or _set_aside(clean_dataset(replay), config)
-    said = set(rows.texts)
-    return new, _Side(*(_without(part, said) for part in (old.learned, old.kept)))
-
-
-def _set_aside(rows: Dataset, config: TrainingConfig) -> _Side:
-    if not len(rows):
-        return _Side(rows, rows)
-    share = config.test_share or TrainingConfig().test_share
-    learned, kept = split_dataset(rows, groups=near_duplicate_groups(rows.texts), share=share, seed=config.seed)
-    return _Side(rows.select(learned), rows.select(kept))
-
-
-def _without(rows: Dataset, texts: set[str]) -> Dataset:
-    return rows.select([index for index, text in enumerate(rows.texts) if text not in texts])
-
-
-def _prepared(new: _Side, old: _Side, labels: tuple[str, ...], config: TrainingConfig) -> PreparedRows:
-    """The rows of the run: to learn from, and after one another the new and the old ones that were kept back."""
-    kept, learned = _joined(new.kept, old.kept), _joined(new.learned, old.learned)
-    learned = _without(learned, set(kept.texts))
-    groups = near_duplicate_groups(learned.texts)
-    train, validation = split_dataset(learned, groups=groups, share=config.validation_share, seed=config.seed + 1)
-    place = {label: index for index, label in enumerate(labels)}
-    return PreparedRows(
-        rows=learned,
-        labels=np.array([place[label] for label in learned.labels], dtype=np.int64),
-        groups=groups,
-        train=train,
-        validation=validation,
-        test=kept,
-        test_labels=np.array([place[label] for label in kept.labels], dtype=np.int64),
-        test_held_out=True,
-        known_labels=labels,
-    )
-
-
-def _joined(one: Dataset, other: Dataset) -> Dataset:
-    return Dataset(one.texts + other.texts, one.labels + other.labels, one.rows + other.rows, one.source, one.notes)
 
 
 def _head_alone(
@@ -305,6 +235,7 @@ def _delta_and_head(
 
     with strategy.restore(backbone, files) as attachment:
         probe, features = _probe(backbone, previous, prepared, config, progress, run)
+        _tell_baseline(previous, features[validation], prepared.labels[validation], progress)
         # Not the probe's own head: that has seen the validation rows.
         weight, bias = fit_head(
             features[train], prepared.labels[train], classes=classes, penalty=probe.penalty, prior=probe.prior
@@ -341,43 +272,23 @@ def _delta_and_head(
     )
 
 
+def _tell_baseline(
+    previous: Artifact, features: NDArray[np.floating], truth: NDArray[np.int64], progress: Progress
+) -> None:
+    """Before the first step: how good the version before is on the validation rows."""
+    answers = probabilities(head_logits(previous, torch.from_numpy(features)), previous.manifest.temperature)
+    nats = -np.log(answers[np.arange(len(truth)), truth]).mean()
+    share = (answers.argmax(axis=1) == truth).mean()
+    progress.note(
+        f"on {len(truth)} validation rows the version before has a log loss of {nats:.3f} and an accuracy of {share:.1%}"
+    )
+
+
 def _answers(
     backbone: TextBackbone, artifact: Artifact, texts: Sequence[str], progress: Progress
 ) -> NDArray[np.float64]:
     features = features_on_top(backbone, artifact, texts, progress=progress.advance)
     return probabilities(head_logits(artifact, features), artifact.manifest.temperature)
-
-
-def _pass(own: NDArray[np.float64], before: NDArray[np.float64], truth: NDArray[np.int64], *, new: int) -> str:
-    """The sentence that says what the gate saw: the first `new` rows are new ones, the others old.
-
-    Raises:
-        NotBetter: if the log loss on the new rows is not lower, or anything is worse beyond chance.
-    """
-    sides = {"new": slice(0, new), "old": slice(new, None)}
-    sentences, problems = [], []
-    for name, rows in sides.items():
-        if not len(truth[rows]):
-            sentences.append(f"no {name} rows were given to check on")
-            continue
-        loss = paired_difference("log_loss", own[rows], before[rows], truth[rows])
-        accuracy = paired_difference("accuracy", own[rows], before[rows], truth[rows])
-        told = (
-            f"on {loss.rows} {name} rows that were kept back its log loss differs by {loss.difference.value:+.3f} "
-            f"[{loss.difference.low:+.3f}, {loss.difference.high:+.3f}] and its accuracy by "
-            f"{accuracy.difference.value:+.1%} from the version before"
-        )
-        sentences.append(told)
-        lost = "b" in (loss.better, accuracy.better)
-        if lost or (name == "new" and loss.difference.value >= 0):
-            problems.append(Problem(f"{name} rows", told))
-    if problems:
-        raise NotBetter(
-            "nothing was published: the version before answers better",
-            problems=problems,
-            remedy="Give the old rows too (--replay), more new rows, or a lower fine_tuning.learning_rate.",
-        )
-    return "; ".join(sentences)
 
 
 def _record(rows: Dataset, prepared: PreparedRows) -> DatasetRecord:
