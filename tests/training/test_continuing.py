@@ -90,6 +90,8 @@ def test_rows_that_it_cannot_go_on_with_are_refused(bert: TextBackbone, head_onl
     assert [problem.what for problem in caught.value.problems] == ["unknown label 'justice'", "unknown label 'beast'"]
     with pytest.raises(DataRejected, match="too few"):
         continue_training(bert, head_only, NEW.select(range(3)))
+    with pytest.raises(SettingsInvalid, match="keeps its ranks"):
+        continue_training(bert, head_only, NEW, config=LORA)
     prefix = Artifact(head_only.manifest.model_copy(update={"strategy": PREFIX.strategy}), head_only.files)
     with pytest.raises(SettingsInvalid, match="prefix-tuning cannot be continued"):
         continue_training(bert, prefix, NEW)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graftwork.cli.chain import base_of, newest_to_replace, read_chain, refuse_beside_continue, tell_way_back
 from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
 from graftwork.cli.session import services
-from graftwork.errors import Problem, SettingsInvalid
+from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +122,9 @@ def train(
     _refuse_both(settings_file, like)
     if continued is not None:
         name = name or Reference.parse(continued).bare
-        _refuse_beside_continue(base=base, parent=parent, test=test, max_bytes=max_bytes, dry_run=dry_run or None)
+        refuse_beside_continue(
+            base=base, parent=parent, strategy=strategy, test=test, max_bytes=max_bytes, dry_run=dry_run
+        )
     elif replay is not None:
         raise SettingsInvalid("--replay goes with --continue", remedy="Say which adapter to go on with (--continue).")
     if name is None:
@@ -139,6 +142,8 @@ def train(
             config = parse(start=opened.catalog.resolve(like).manifest.settings)
         chain = read_chain(opened, parent if previous is None else previous.reference)
         base = base_of(opened, base, chain)
+        if previous is not None and expected_latest is None and not resume:
+            expected_latest = newest_to_replace(opened, name, previous)
         if expected_latest is not None and not resume:
             # Publishing checks it too; who is late already need not train first. A run that is resumed may itself
             # have published the version that is there.
@@ -168,57 +173,7 @@ def train(
         )
     _tell(published, trained, as_json=as_json)
     if previous is not None and not as_json:
-        _tell_way_back(published, previous)
-
-
-def read_chain(opened: Services, parent: str | None) -> tuple[Artifact, ...]:
-    """The adapter that a reference means now, its parent and so on; none for no reference."""
-    from graftwork.registry.chain import read_ancestors
-
-    if parent is None:
-        return ()
-    found = opened.catalog.read(opened.catalog.resolve(parent))
-    return (found, *read_ancestors(opened.catalog.read, found))
-
-
-def base_of(opened: Services, base: str | None, ancestors: Sequence[Artifact]) -> str:
-    """The base model to train on: the one asked for, or the parent's.
-
-    Raises:
-        SettingsInvalid: if none is said, or another than the parent's.
-    """
-    if not ancestors:
-        if base is None:
-            raise SettingsInvalid(
-                "it is not said what to adapt", remedy="Give a base model (--base) or an adapter (--parent)."
-            )
-        opened.bases.resolve(base)
-        return base
-    made_for = ancestors[0].manifest.base
-    if base is not None and opened.bases.resolve(base).fingerprint != made_for:
-        raise SettingsInvalid(
-            f"the parent was made for the base model {opened.bases.resolve(made_for).reference}, not for {base}",
-            remedy="Leave --base out: a child has its parent's.",
-        )
-    return made_for
-
-
-def _refuse_beside_continue(**given: object) -> None:
-    """What an adapter that is continued has already, or what its gate says instead."""
-    problems = [
-        Problem(f"--{name.replace('_', '-')}", "cannot be given with it") for name, value in given.items() if value
-    ]
-    if problems:
-        raise SettingsInvalid(
-            "--continue goes on with an adapter as it is", problems=problems, remedy="Leave these out."
-        )
-
-
-def _tell_way_back(published: AdapterVersion, previous: AdapterVersion) -> None:
-    from graftwork.cli.console import say
-
-    say(f"The version before is one command away: graft rm {published.reference}", " or, where an alias is asked for, ")
-    say(f"graft alias {previous.reference} ALIAS")
+        tell_way_back(published, previous)
 
 
 def _refuse_both(settings_file: Path | None, like: str | None) -> None:

@@ -88,6 +88,7 @@ def continue_training(
     manifest = previous.manifest
     start = TrainingConfig.parse(start=manifest.settings)
     config = (config or start).model_copy(update={"strategy": manifest.strategy})
+    _refuse_other_shape(config, start)
     progress.stage("checking rows", None)
     report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=manifest.max_length)
     findings = tuple(found for found in report.findings if found.code not in _OF_FEW_LABELS)
@@ -140,6 +141,14 @@ def _check_continued(previous: Artifact) -> None:
         raise SettingsInvalid(
             f"an adapter made by {what} cannot be continued",
             remedy=f"Only {' and '.join(CHAINED)} with a linear head can; train it anew on all rows.",
+        )
+
+
+def _refuse_other_shape(config: TrainingConfig, start: TrainingConfig) -> None:
+    if config.lora != start.lora:
+        raise SettingsInvalid(
+            "an adapter that is continued keeps its ranks, its modules and its dtype",
+            remedy="Leave the settings of lora as they are; fine_tuning may be set.",
         )
 
 
@@ -279,9 +288,7 @@ def _tell_baseline(
     answers = probabilities(head_logits(previous, torch.from_numpy(features)), previous.manifest.temperature)
     nats = -np.log(answers[np.arange(len(truth)), truth]).mean()
     share = (answers.argmax(axis=1) == truth).mean()
-    progress.note(
-        f"on {len(truth)} validation rows the version before has a log loss of {nats:.3f} and an accuracy of {share:.1%}"
-    )
+    progress.note(f"the version before, on {len(truth)} validation rows: log loss {nats:.3f}, accuracy {share:.1%}")
 
 
 def _answers(
