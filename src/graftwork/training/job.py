@@ -135,10 +135,8 @@ def _train(
         progress.advance(steps)
 
     with clock.stage("features"):
-        texts = prepared.rows.texts + prepared.test.texts
-        progress.stage("reading texts through the backbone", len(texts))
-        vectors = backbone.embed(texts, max_length=max_length, progress=advance)
-        features, test_features = vectors[: len(prepared.rows)], vectors[len(prepared.rows) :]
+        progress.stage("reading texts through the backbone", len(prepared.rows))
+        features = backbone.embed(prepared.rows.texts, max_length=max_length, progress=advance)
     with clock.stage("probe"):
         progress.stage("fitting the probe", None)
         prior = None if parent is None else head_of(parent, prepared.label_names)
@@ -168,7 +166,6 @@ def _train(
             candidate = _as_child(candidate, probe, parent, features, prepared)
     with clock.stage("judge"):
         run.stop_if_asked()
-        progress.stage("judging on the test rows", len(prepared.test))
         draft = package(
             backbone,
             candidate,
@@ -179,7 +176,7 @@ def _train(
             config=config,
             parent=parent,
         )
-        artifact, evaluation = _judged(backbone, draft, test_features, probe, prepared, config, progress, parent)
+        artifact, evaluation = _judged(backbone, draft, probe, prepared, config, progress, parent)
     artifact.check()
     if max_bytes is not None:
         check_budget(artifact, max_bytes)
@@ -203,7 +200,6 @@ def _as_child(
 def _judged(
     backbone: TextBackbone,
     draft: Artifact,
-    bare_features: torch.Tensor,
     probe: Probe,
     prepared: PreparedRows,
     config: TrainingConfig,
@@ -216,13 +212,15 @@ def _judged(
     """
     if not len(prepared.test):
         return draft, None
-    manifest = draft.manifest
-    features = bare_features
+    manifest, texts = draft.manifest, prepared.test.texts
+    progress.stage("judging on the test rows", len(texts) * (2 if manifest.tensors else 1))
+    bare = backbone.embed(texts, max_length=manifest.max_length, progress=progress.advance)
+    features = bare
     if manifest.tensors:
-        features = features_on_top(backbone, draft, prepared.test.texts, progress=progress.advance)
+        features = features_on_top(backbone, draft, texts, progress=progress.advance)
     own = probabilities(head_logits(draft, features), manifest.temperature)
     trained = bool(manifest.tensors or manifest.hidden)
-    beside = _probe_beside(probe, bare_features, prepared) if trained else None
+    beside = _probe_beside(probe, bare, prepared) if trained else None
     shares = np.bincount(prepared.labels, minlength=len(prepared.label_names)) / len(prepared.labels)
     evaluation = evaluate(
         own,
@@ -235,7 +233,7 @@ def _judged(
         seed=config.seed,
     )
     title = STRATEGIES[manifest.strategy].title
-    parents = None if parent is None else answers_of(parent, bare_features, prepared.label_names)
+    parents = None if parent is None else answers_of(parent, bare, prepared.label_names)
     warnings = [
         below_probe(own, beside, prepared.test_labels, title=title) if beside is not None else None,
         below_parent(own, parents, prepared.test_labels, title=title) if parents is not None else None,
@@ -247,9 +245,9 @@ def _judged(
     return Artifact(manifest.model_copy(update=changes), draft.files), evaluation
 
 
-def _probe_beside(probe: Probe, bare_features: torch.Tensor, prepared: PreparedRows) -> NDArray[np.float64]:
+def _probe_beside(probe: Probe, features: torch.Tensor, prepared: PreparedRows) -> NDArray[np.float64]:
     """The probe's probabilities on the test rows."""
-    return probabilities(probe.logits(bare_features.numpy()), probe.temperature(prepared.labels))
+    return probabilities(probe.logits(features.numpy()), probe.temperature(prepared.labels))
 
 
 def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> DatasetRecord:
