@@ -145,6 +145,25 @@ def test_children_that_have_heads_only_share_the_parents_slot_vectors_and_memory
     assert cache.nbytes == 0
 
 
+def test_a_parent_leaves_memory_after_the_children_that_share_its_updates(
+    bert: TextBackbone, chain: Mapping[str, Made]
+) -> None:
+    pool = LoaderPool(1, "test")
+    places = adaptable(bert)
+    room = cache_of(chain, pool)
+    for name in ("region", "head", "other head"):
+        room.load(chain[name].key, bert, places).result(60)
+    # The region on its own parent: one adapter less has room, and it is not the one whose updates are shared.
+    cache = cache_of(chain, pool, nbytes=room.nbytes - 1)
+    for name in ("region", "head", "other head"):
+        cache.load(chain[name].key, bert, places).result(60)
+    cache.load(chain["alone"].key, bert, places).result(60)
+    pool.shutdown()
+    assert cache.get(chain["region"].key) is not None
+    assert cache.get(chain["global"].key) is None
+    assert cache.nbytes < room.nbytes
+
+
 def test_a_chain_takes_one_slot_of_the_ranks_together(chain: Mapping[str, Made]) -> None:
     top, region = chain["global"].loaded, None
     assert top.delta is not None

@@ -70,5 +70,7 @@ def tell_way_back(published: AdapterVersion, previous: AdapterVersion) -> None:
     """Say how the version before comes back."""
     from graftwork.cli.console import say
 
-    say(f"The version before is one command away: graft rm {published.reference}", " or, where an alias is asked for, ")
-    say(f"graft alias {previous.reference} ALIAS")
+    say(
+        f"The version before comes back with graft rm {published.reference}, "
+        f"or with graft alias {previous.reference} ALIAS where an alias is asked for."
+    )

@@ -132,8 +132,7 @@ class AdapterCache:
             kept = self._kept.get(key)
             if kept is None:
                 return self._pinned.get(key)
-            kept.used = self._clock()
-            self._kept.move_to_end(key)
+            self._touch(kept)
             return kept.adapter
 
     def load(self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place]) -> Future[LoadedAdapter]:
@@ -196,8 +195,7 @@ class AdapterCache:
             raise
         finally:
             self._meter.loaded(time.perf_counter() - start, failure)
-        self._keep(adapter)
-        return adapter
+        return self._keep(adapter)
 
     def _load_parent(
         self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place], above: int
@@ -208,15 +206,26 @@ class AdapterCache:
         except NotFound as error:
             raise parent_missing(key.digest) from error
 
-    def _keep(self, adapter: LoadedAdapter) -> None:
+    def _keep(self, adapter: LoadedAdapter) -> LoadedAdapter:
+        """What is kept under its key: another, when a parent was loaded for two children at once."""
         with self._lock:
             if adapter.key in self._pinned:
-                return
-            self._forget(adapter.key)
-            self._kept[adapter.key] = _Kept(adapter, self._clock())
+                return self._pinned[adapter.key]
+            if adapter.key in self._kept:
+                return self._kept[adapter.key].adapter
+            self._kept[adapter.key] = kept = _Kept(adapter, self._clock())
+            self._touch(kept)
             self._count(adapter)
             evicted = self._make_room()
         self._meter.add(host_evictions=evicted)
+        return adapter
+
+    def _touch(self, kept: _Kept) -> None:
+        """Whose updates others share leaves after all of them: it would be read again, and be there twice."""
+        for one in (kept, self._kept.get(kept.adapter.body)):
+            if one is not None:
+                one.used = self._clock()
+                self._kept.move_to_end(one.adapter.key)
 
     def _make_room(self) -> int:
         evicted = 0
