@@ -1,7 +1,7 @@
 """What an adapter inherits: the updates of its ancestors, in place on the backbone while a child is trained or judged.
 
-They are added to the outputs of the linear layers, as PEFT adds them, and never merged into the weights: in half
-precision a merged weight is rounded, and the child would be trained on other features than it is served with.
+They are added to the outputs of the linear layers, as PEFT adds them. The weights are not touched, so nothing has to be
+restored, and whatever is attached for the child lies on top.
 """
 
 from __future__ import annotations
