@@ -11,10 +11,13 @@ import pytest
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.data.dataset import Dataset
-from graftwork.errors import DataRejected, NotBetter, SettingsInvalid
+from graftwork.errors import DataRejected, NotBetter, SettingsInvalid, TrainingInterrupted
 from graftwork.registry.artifact import Artifact
 from graftwork.training.continuing import continue_training
+from graftwork.training.interruption import Interruption
 from graftwork.training.job import train
+from graftwork.training.progress import Silent
+from graftwork.training.runs import Run
 from tests.backbones.conftest import open_backbone
 from tests.training.test_job import LORA, PREFIX, PROBE, sentences
 from tests.training.test_lineage import SMALL, SWAPPED, renamed
@@ -73,11 +76,35 @@ def test_what_unlearns_old_rows_is_not_published(bert: TextBackbone, head_only: 
     assert "--replay" in (caught.value.remedy or "")
 
 
-def test_a_lora_child_goes_on_from_its_own_delta_on_the_same_parent(bert: TextBackbone) -> None:
+class StopsAt(Silent):
+    """Asks for the end of a run after so many steps of fine-tuning."""
+
+    def __init__(self, wish: Interruption, *, step: int) -> None:
+        self._wish, self._left, self._tuning = wish, step, False
+
+    def stage(self, name: str, total: int | None) -> None:
+        self._tuning = name == "fine-tuning"
+
+    def advance(self, steps: int = 1, **metrics: float) -> None:
+        self._left -= steps if self._tuning else 0
+        if self._left <= 1:
+            self._wish.request()
+
+
+def test_a_lora_child_goes_on_from_its_own_delta_on_the_same_parent(bert: TextBackbone, tmp_path: Path) -> None:
     parent = train(bert, OLD, config=LORA).artifact
     child = train(bert, renamed(sentences(2, 120), SWAPPED), config=SMALL, ancestors=(parent,)).artifact
     rows, fresh = sentences(12, 120), sentences(13, 60)
     again = continue_training(bert, child, rows, ancestors=(parent,)).artifact
+    wish = Interruption()
+    run = Run(tmp_path / "run", interruption=wish)
+    with pytest.raises(TrainingInterrupted, match="after step 3"):
+        continue_training(bert, child, rows, ancestors=(parent,), run=run, progress=StopsAt(wish, step=3))
+    resumed = continue_training(bert, child, rows, ancestors=(parent,), run=Run(tmp_path / "run", resume=True))
+    assert resumed.artifact.digest == again.digest
+    with pytest.raises(SettingsInvalid, match="cannot be resumed") as caught:
+        train(bert, rows, config=SMALL, ancestors=(parent,), run=Run(tmp_path / "run", resume=True))
+    assert "continued from" in [problem.where for problem in caught.value.problems]
     manifest = again.manifest
     assert (manifest.parent, manifest.continues, manifest.split) == (parent.digest, child.digest, child.manifest.split)
     assert manifest.tensors == child.manifest.tensors
