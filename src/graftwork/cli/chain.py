@@ -27,13 +27,10 @@ def base_of(opened: Services, base: str | None, ancestors: Sequence[Artifact]) -
     """The base model to train on: the one asked for, or the parent's.
 
     Raises:
-        SettingsInvalid: if none is said, or another than the parent's.
+        SettingsInvalid: if another than the parent's is said.
     """
     if not ancestors:
-        if base is None:
-            raise SettingsInvalid(
-                "it is not said what to adapt", remedy="Give a base model (--base) or an adapter (--parent)."
-            )
+        assert base is not None
         opened.bases.resolve(base)
         return base
     made_for = ancestors[0].manifest.base
@@ -43,6 +40,21 @@ def base_of(opened: Services, base: str | None, ancestors: Sequence[Artifact]) -
             remedy="Leave --base out: a child has its parent's.",
         )
     return made_for
+
+
+def refuse_missing(*, name: str | None, base: str | None, parent: str | None) -> None:
+    """What has to be said of an adapter that is not continued.
+
+    Raises:
+        SettingsInvalid: with everything that is not.
+    """
+    missing = ["'--name'"] if name is None else []
+    missing += ["'--base' (or '--parent')"] if base is None and parent is None else []
+    if missing:
+        raise SettingsInvalid(
+            f"missing option{'s' if len(missing) > 1 else ''} {' and '.join(missing)}",
+            remedy="graft train --help tells what there is.",
+        )
 
 
 def refuse_beside_continue(**given: object) -> None:

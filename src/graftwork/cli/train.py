@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftwork.cli.chain import base_of, newest_to_replace, read_chain, refuse_beside_continue, tell_way_back
+from graftwork.cli.chain import (
+    base_of,
+    newest_to_replace,
+    read_chain,
+    refuse_beside_continue,
+    refuse_missing,
+    tell_way_back,
+)
 from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
 from graftwork.cli.session import services
 from graftwork.errors import SettingsInvalid
@@ -120,15 +127,16 @@ def train(
     from graftwork.training import config as settings
 
     _refuse_both(settings_file, like)
-    if continued is not None:
+    if continued is None:
+        refuse_missing(name=name, base=base, parent=parent)
+    else:
         name = name or Reference.parse(continued).bare
         refuse_beside_continue(
             base=base, parent=parent, strategy=strategy, test=test, max_bytes=max_bytes, dry_run=dry_run
         )
-    elif replay is not None:
+    if replay is not None and continued is None:
         raise SettingsInvalid("--replay goes with --continue", remedy="Say which adapter to go on with (--continue).")
-    if name is None:
-        raise SettingsInvalid("it is not said what to publish under", remedy="Give a name (--name TENANT/NAME).")
+    assert name is not None
     Reference.parse_bare(name)
     most_bytes = None if max_bytes is None else parse_size(max_bytes)
     start = settings.read_settings(settings_file) if settings_file else None
