@@ -191,7 +191,9 @@ def _tuned_candidate(
     train, validation = prepared.train, prepared.validation
     classes = len(prepared.label_names)
     # Not the probe's own head: that has seen the validation rows.
-    weight, bias = fit_head(features[train], prepared.labels[train], classes=classes, penalty=probe.penalty)
+    weight, bias = fit_head(
+        features[train], prepared.labels[train], classes=classes, penalty=probe.penalty, prior=probe.prior
+    )
     ids = backbone.encode(prepared.rows.texts, max_length)
     strategy, settings = STRATEGIES[name], config.fine_tuning
     weights = class_weights(settings.class_weights, prepared.labels[train], prepared.label_names)
