@@ -86,8 +86,12 @@ def bytes_of(backbone: TextBackbone, attachment: Attachment) -> int:
 def held(backbone: TextBackbone, attachment: Attachment, config: TrainingConfig) -> int:
     """The same while both are spread over the processes."""
     gc.collect()
+    others = {id(found): found for found in gc.get_objects() if issubclass(type(found), DTensor)}
     with sharded(backbone, attachment, config.fine_tuning):
-        parts = [found.to_local().untyped_storage() for found in gc.get_objects() if issubclass(type(found), DTensor)]
+        spread_out = [
+            found for found in gc.get_objects() if issubclass(type(found), DTensor) and id(found) not in others
+        ]
+        parts = [found.to_local().untyped_storage() for found in spread_out]
         spread: dict[int, int] = {part.data_ptr(): part.nbytes() for part in parts}
         return sum(spread.values()) + bytes_of(backbone, attachment)
 

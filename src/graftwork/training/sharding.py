@@ -204,6 +204,8 @@ class _Shards:
         """Put everything back where it was, with the values it has now."""
         for original, shard in self._shards:
             original.data = shard.detach().full_tensor()
+        for _, shard in self._shards:
+            _local(shard.detach()).untyped_storage().resize_(0)  # FSDP's modules and hooks hold each other for a while
         for place in self._places:
             place.restore()
 
