@@ -19,7 +19,8 @@ from graftwork.data.check import check_dataset
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
-from graftwork.training.candidates import Candidate, choose
+from graftwork.training.candidate import Candidate
+from graftwork.training.candidates import choose
 from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import identity_of
 from graftwork.training.package import package
@@ -27,6 +28,7 @@ from graftwork.training.probe import Probe, fit_probe
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows, prepare_rows
 from graftwork.training.runs import Run
+from graftwork.training.task import Task
 from graftwork.training.transfer import below_probe
 
 if TYPE_CHECKING:
@@ -113,16 +115,8 @@ def train(
         )
     with clock.stage("strategy"):
         run.stop_if_asked()
-        candidate = choose(
-            backbone,
-            probe,
-            features.numpy(),
-            prepared,
-            config=config,
-            max_length=max_length,
-            progress=progress,
-            run=run,
-        )
+        task = Task(backbone, prepared, features.numpy(), probe, config, max_length)
+        candidate = choose(task, progress=progress, run=run)
     with clock.stage("judge"):
         run.stop_if_asked()
         progress.stage("judging on the test rows", len(prepared.test))
