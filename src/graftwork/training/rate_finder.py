@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from graftwork.errors import SettingsInvalid
-from graftwork.training.activations import Activations
-from graftwork.training.batches import epoch_batches
+from graftwork.training.batches import batches_of_all_epochs
 from graftwork.training.objective import Objective
 from graftwork.training.precision import accelerator_for
 from graftwork.training.progress import Progress
@@ -70,10 +69,11 @@ def find_rate(start: Start, *, progress: Progress) -> FoundRate:
             accelerator=accelerator,
             note=progress.note,
         )
+        batches = batches_of_all_epochs(train.activations.lengths, settings.batch_size, seed=start.seed)
         mean = 0.0
         try:
             while len(losses) < _STEPS and (not losses or losses[-1] <= _GIVE_UP * min(losses)):
-                rows = _rows(train.activations, settings.batch_size, start.seed, tuner.steps)
+                rows = next(batches)
                 loss = tuner.step(train.activations, rows, train.targets[rows]).loss
                 mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
                 losses.append(mean / (1 - _SMOOTHING ** (len(losses) + 1)))
@@ -92,9 +92,3 @@ def find_rate(start: Start, *, progress: Progress) -> FoundRate:
         )
     best = rates[int(np.argmin(losses))] / 10
     return FoundRate(float(f"{best:.1e}"), tuple(rates[: len(losses)]), tuple(losses))
-
-
-def _rows(train: Activations, size: int, seed: int, step: int) -> list[int]:
-    """The batch of a step, epoch after epoch."""
-    epoch, place = divmod(step, -(-len(train.lengths) // size))
-    return epoch_batches(train.lengths, size, seed=seed, epoch=epoch + 1)[place]

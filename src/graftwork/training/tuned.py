@@ -12,6 +12,7 @@ from graftwork.training.candidate import Candidate
 from graftwork.training.compression import compress
 from graftwork.training.loop import FineTuned, fine_tune
 from graftwork.training.rate_finder import find_rate
+from graftwork.training.splits import find_split, wants_split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,14 +41,17 @@ def tuned_candidate(name: str, task: Task, *, progress: Progress, run: Run) -> C
         TrainingInterrupted: if the run was asked to stop.
     """
     prepared = task.prepared
-    with task.start(name, folder=run.temporary_folder) as start:
+    split = find_split(task, progress=progress, run=run) if wants_split(name, task.config) else None
+    settings = None if split is None else task.config.partial.model_copy(update={"freeze_layers": split.frozen})
+    with task.start(name, settings=settings, folder=run.temporary_folder) as start:
         rate = task.config.learning_rate_of(name)
         if rate == "auto":
             rate = find_rate(start, progress=progress).rate
             progress.note(f"learning rate found: {rate:g}")
         tuned = fine_tune(start, learning_rate=rate, progress=progress, run=run, stage=name)
-        logits, decision = _as_stored(name, start, tuned, progress)
+        logits, stored = _as_stored(start, tuned, progress)
         delta = start.attachment.delta()
+    sayings = [text for text in (split.told() if split else "", stored) if text]
     return Candidate(
         strategy=name,
         delta=delta,
@@ -55,22 +59,21 @@ def tuned_candidate(name: str, task: Task, *, progress: Progress, run: Run) -> C
         bias=tuned.bias.numpy(),
         temperature=fit_temperature(logits, prepared.labels[prepared.validation]),
         validation_logits=logits,
-        decision=decision,
+        decision=", ".join([STRATEGIES[name].title, *sayings]) if sayings else "",
         learning_rate=rate,
         warnings=(*_classes_not_validated(prepared, progress), *tuned.warnings),
     )
 
 
-def _as_stored(name: str, start: Start, tuned: FineTuned, progress: Progress) -> tuple[NDArray[np.float64], str]:
+def _as_stored(start: Start, tuned: FineTuned, progress: Progress) -> tuple[NDArray[np.float64], str]:
     """Logits `[validation rows, classes]` of what will be stored, and what is to be said of it."""
-    title, attachment = STRATEGIES[name].title, start.attachment
     if tuned.best_epoch == 0:
-        return tuned.validation_logits.double().numpy(), f"{title}, {_START_WAS_BEST}"
-    if not isinstance(attachment, WeightsAttachment):
+        return tuned.validation_logits.double().numpy(), _START_WAS_BEST
+    if not isinstance(start.attachment, WeightsAttachment):
         return tuned.validation_logits.double().numpy(), ""
     device = start.backbone.device
     compressed = compress(
-        attachment,
+        start.attachment,
         weight=tuned.weight.to(device),
         bias=tuned.bias.to(device),
         train=start.train.activations,
@@ -78,7 +81,7 @@ def _as_stored(name: str, start: Start, tuned: FineTuned, progress: Progress) ->
         seed=start.seed,
         progress=progress,
     )
-    return compressed.stored.double().numpy(), f"{title}, {compressed.cost(start.validation.labels)}"
+    return compressed.stored.double().numpy(), compressed.cost(start.validation.labels)
 
 
 def _classes_not_validated(prepared: PreparedRows, progress: Progress) -> list[Finding]:
