@@ -4,11 +4,14 @@ import csv
 import json
 import os
 import pty
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from tests.cli.running import Graft, environment
 from tests.cli.samples import draw_rows
@@ -218,6 +221,49 @@ def test_a_dry_run_tells_the_plan_and_publishes_nothing(graft: Graft, home: Path
     assert "parameters are trained" in told.out
     assert "GFLOP/s" in told.out
     assert graft(["list", "--json"]).json == before
+
+
+def test_a_search_for_a_rate_finds_what_a_run_would_find_and_leaves_no_trace(
+    graft: Graft, home: Path, rows_file: Path
+) -> None:
+    settings = ("lora.rank=2", "fine_tuning.epochs=1", "fine_tuning.learning_rate=auto")
+    line = line_for(rows_file, "--strategy", "lora", *(word for text in settings for word in ("--set", text)))
+
+    def everything() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+    before, dice = (
+        everything(),
+        (torch.get_rng_state(), np.random.get_state(legacy=True)[1].tolist(), random.getstate()),
+    )
+    found = graft([*line, "--find-rate", "--json"]).json
+    told = graft([*line, "--find-rate"])
+    assert everything() == before
+    assert torch.equal(torch.get_rng_state(), dice[0])
+    assert (np.random.get_state(legacy=True)[1].tolist(), random.getstate()) == dice[1:]
+    assert not (home / "runs").joinpath("acme", "topics").exists()
+    assert found["strategy"] == "lora"
+    assert found["tried"][0]["rate"] == pytest.approx(1e-6)
+    least = min(found["tried"], key=lambda one: one["loss"])
+    assert found["learning_rate"] == pytest.approx(least["rate"] / 10, rel=0.05)
+    assert f"--set fine_tuning.learning_rate={found['learning_rate']:g}" in told.out
+    assert len([row for row in told.out.splitlines() if row.rstrip().endswith(" least")]) == 1
+    assert len(told.out.splitlines()) == len(found["tried"]) + 3
+    trained = graft([*line, "--json"]).json["manifest"]["settings"]["fine_tuning"]
+    assert trained["learning_rate"] == found["learning_rate"]
+
+
+def test_a_search_for_a_rate_is_refused_where_there_is_none_and_beside_what_trains(
+    graft: Graft, home: Path, rows_file: Path
+) -> None:
+    head = graft(line_for(rows_file, "--strategy", "feature-extraction", "--find-rate", "--json"))
+    assert (head.code, head.error["code"]) == (2, "settings-invalid")
+    assert "needs no learning rate" in head.error["message"]
+    both = graft(line_for(rows_file, "--find-rate", "--resume", "--dry-run", "--json"))
+    assert (both.code, both.error["message"]) == (
+        2,
+        "--dry-run and --find-rate and --resume cannot be given together",
+    )
 
 
 def test_a_plan_needs_a_configuration_alone(graft: Graft, home: Path, tmp_path: Path) -> None:

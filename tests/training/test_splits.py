@@ -24,7 +24,7 @@ from tests.cli.samples import draw_rows
 from tests.training.test_job import sentences
 
 Backbones = Callable[..., TextBackbone]
-TOLD_APART = Dataset.from_lists(*map(list, zip(*draw_rows(50), strict=True)), source="rows.csv")
+TOLD_APART = Dataset.from_lists([row[0] for row in draw_rows(50)], [row[1] for row in draw_rows(50)], source="rows.csv")
 BY_CHANCE = sentences(0, 100)
 # There are 8 steps. A step of the tiny model takes some million operations, its trunk for all rows some more.
 COMMON = (

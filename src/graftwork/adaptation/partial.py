@@ -37,7 +37,7 @@ class PartialSettings(WeightSettings):
     freeze_ratio: float | None = Field(None, ge=0, lt=1)
     freeze_layers: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
     budget: float = Field(60.0, gt=0, allow_inf_nan=False)
-    gflops: float = Field(20.0, gt=0, allow_inf_nan=False)
+    gflops: float = Field(50.0, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one_way(self) -> PartialSettings:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.rate import tell_rate
 from graftwork.cli.session import services
 from graftwork.errors import SettingsInvalid
 
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
             "graft train train.csv --test test.csv --base minilm --name acme/news --strategy lora --seed 1",
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
+            "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
         )
     )(train)
@@ -73,6 +75,12 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what the run would take; nothing is trained or published.")
     ] = False,
+    find_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-rate", help="Only look for a learning rate and print the losses; nothing is kept or published."
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run of this name that was killed or stopped, bit for bit.")
     ] = False,
@@ -91,6 +99,7 @@ def train(
 
     Reference.parse_bare(name)
     _refuse_both(settings_file, like)
+    _refuse_two_ends(dry_run=dry_run, find_rate=find_rate, resume=resume)
     start = settings.read_settings(settings_file) if settings_file else None
     parse = partial(settings.TrainingConfig.parse, strategy=strategy, seed=seed, assignments=assignments or [])
     config = parse(start=start)
@@ -108,6 +117,9 @@ def train(
             test_rows = read_dataset(test, text=text, label=label, encoding=encoding, delimiter=delimiter)
         if dry_run:
             _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
+            return
+        if find_rate:
+            tell_rate(opened, base, rows, test_rows, config, as_json=as_json)
             return
         published, trained = train_and_publish(
             opened,
@@ -130,6 +142,16 @@ def _refuse_both(settings_file: Path | None, like: str | None) -> None:
         raise SettingsInvalid(
             "--config and --like both say where the settings begin",
             remedy="Give one of them, and single settings with --set.",
+        )
+
+
+def _refuse_two_ends(**given: bool) -> None:
+    """A run is resumed, or is only planned, or is only looked at for its rate."""
+    asked = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(asked) > 1:
+        raise SettingsInvalid(
+            f"{' and '.join(asked)} cannot be given together",
+            remedy="--dry-run and --find-rate train nothing: give one of them, or neither.",
         )
 
 

@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialCost:
-    """Operations of a trial, by part.
+    """Operations of trials of a split, by part.
 
     Attributes:
-        once: the trunk for all rows, and the tail for the validation rows.
+        trunk: the trunk for all rows, once for all trials of a split.
+        evaluation: the tail for the validation rows.
         step: an optimizer step.
     """
 
-    once: int
+    trunk: int
+    evaluation: int
     step: int
 
 
@@ -56,6 +58,6 @@ def trial_costs(task: Task, splits: Sequence[int]) -> dict[int, TrialCost]:
             with STRATEGIES[Partial.name].attach(shape, settings, seed=config.seed) as attachment:
                 rows = min(config.fine_tuning.batch_size, len(prepared.train))
                 work = Work(shape, attachment, rows=rows, tokens=math.ceil(lengths.mean()))
-            once = tokens * (work.whole - work.tail) + validated * work.tail
-            costs[split] = TrialCost(once // work.tokens, work.step)
+            trunk, evaluation = tokens * (work.whole - work.tail), validated * work.tail
+            costs[split] = TrialCost(trunk // work.tokens, evaluation // work.tokens, work.step)
     return costs

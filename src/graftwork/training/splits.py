@@ -2,7 +2,8 @@
 
 Successive halving (Karnin et al., ICML 2013; Jamieson and Talwalkar, arXiv 1502.07943): the budget is shared out evenly
 over rounds; in each round every split that is left is trained for as many steps as its share pays for, from the probe's
-head, and the better half goes on. A trial is the beginning of the run that it stands for, to the bit.
+head, and the better half goes on. What the trunk gives is computed once for all trials of a split. A trial is the
+beginning of the run that it stands for, to the bit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from graftwork.training.progress import Progress
     from graftwork.training.runs import Run
     from graftwork.training.start import Start
-    from graftwork.training.task import Task
+    from graftwork.training.task import Sides, Task
 
 STAGE = "split"
 _MOST = 5  # splits that are tried, spread evenly from all layers to the last alone
@@ -116,7 +117,8 @@ def find_split(task: Task, *, progress: Progress, run: Run) -> FoundSplit:
     costs = trial_costs(task, remaining)
     trials = _Trials(task, progress, run)
     rounds = math.ceil(math.log2(len(remaining)))
-    share = settings.budget * settings.gflops * 1e9 / max(rounds, 1)
+    trunks = sum(cost.trunk for cost in costs.values())
+    share = (settings.budget * settings.gflops * 1e9 - trunks) / max(rounds, 1)
     while len(remaining) > 1:
         steps = min(_affordable(share, [costs[split] for split in remaining]), trials.total_steps)
         if steps < 1:
@@ -130,12 +132,12 @@ def find_split(task: Task, *, progress: Progress, run: Run) -> FoundSplit:
 
 def _affordable(share: float, costs: Sequence[TrialCost]) -> int:
     """Steps that every split can make for a share of the budget together."""
-    return math.floor((share - sum(cost.once for cost in costs)) / sum(cost.step for cost in costs))
+    return math.floor((share - sum(cost.evaluation for cost in costs)) / sum(cost.step for cost in costs))
 
 
 def _too_little(task: Task, costs: dict[int, TrialCost], rounds: int) -> SettingsInvalid:
     settings = task.config.partial
-    needed = rounds * sum(cost.once + cost.step for cost in costs.values()) / (settings.gflops * 1e9)
+    needed = sum(cost.trunk + rounds * (cost.evaluation + cost.step) for cost in costs.values()) / settings.gflops / 1e9
     return SettingsInvalid(
         f"partial.budget={settings.budget:g} does not pay for one step of each of the {len(costs)} splits "
         f"that partial.freeze_layers=auto tries",
@@ -157,6 +159,7 @@ class _Trials:
         self._progress = progress
         self._run = run
         self._stage = run.stage(STAGE)
+        self._kept: dict[int, Sides] = {}
         found = self._stage.load()
         self.done = [Trial(**trial) for trial in found.state["trials"]] if found else []
         run.metrics.rewind(STAGE, len(self.done))
@@ -176,7 +179,8 @@ class _Trials:
     def _make(self, split: int, steps: int) -> float:
         self._progress.stage(f"trying {split} frozen layers", steps)
         settings = self._task.config.partial.model_copy(update={"freeze_layers": split})
-        with self._task.start(Partial.name, settings=settings, folder=self._run.temporary_folder) as start:
+        folder = self._run.temporary_folder
+        with self._task.start(Partial.name, settings=settings, folder=folder, kept=self._kept, of=_MOST) as start:
             loss = trial_loss(
                 start,
                 steps,

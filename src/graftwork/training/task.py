@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from graftwork.training.probe import Probe
     from graftwork.training.rows import PreparedRows
 
+Sides = tuple[Rows, Rows]  # the training rows, the validation rows
+
 
 @dataclass(frozen=True)
 class Task:
@@ -47,7 +49,13 @@ class Task:
 
     @contextmanager
     def start(
-        self, strategy: str, *, settings: StrategySettings | None = None, folder: Path | None = None
+        self,
+        strategy: str,
+        *,
+        settings: StrategySettings | None = None,
+        folder: Path | None = None,
+        kept: dict[int, Sides] | None = None,
+        of: int = 1,
     ) -> Iterator[Start]:
         """Attach a strategy's delta for the block, with a head fitted on the training part alone.
 
@@ -55,6 +63,8 @@ class Task:
             strategy: its name.
             settings: of the strategy; by default those of `config`.
             folder: where large temporary files have room.
+            kept: rows by split that are used again, and to which others are added.
+            of: how many splits share the memory for cached activations.
 
         Raises:
             SettingsInvalid: if the settings do not fit the base model or the labels.
@@ -68,29 +78,33 @@ class Task:
             classes=classes,
             penalty=self.probe.penalty,
         )
-        ids = self.backbone.encode(prepared.rows.texts, self.max_length)
         weights = class_weights(tuning.class_weights, prepared.labels[prepared.train], prepared.label_names)
-
-        def rows(places: NDArray[np.int64], split: int) -> Rows:
-            kept = Activations(
-                self.backbone,
-                [ids[place] for place in places],
-                split=split,
-                memory=tuning.cache_gb * 1e9,
-                folder=folder,
-            )
-            return Rows.of(kept, prepared.labels[places], self.backbone.device)
-
+        kept = {} if kept is None else kept
         settings = settings or config.settings_of(strategy)
         with STRATEGIES[strategy].attach(self.backbone, settings, seed=config.seed) as attachment:
+            if attachment.split not in kept:
+                kept[attachment.split] = self._sides(attachment.split, folder, of)
+            train, validation = kept[attachment.split]
             yield Start(
                 backbone=self.backbone,
                 attachment=attachment,
                 weight=weight,
                 bias=bias,
-                train=rows(prepared.train, attachment.split),
-                validation=rows(prepared.validation, attachment.split),
+                train=train,
+                validation=validation,
                 settings=tuning,
                 seed=config.seed,
                 class_weights=weights,
             )
+
+    def _sides(self, split: int, folder: Path | None, of: int) -> Sides:
+        prepared = self.prepared
+        ids = self.backbone.encode(prepared.rows.texts, self.max_length)
+        memory = self.config.fine_tuning.cache_gb * 1e9 / of
+
+        def rows(places: NDArray[np.int64]) -> Rows:
+            chosen = [ids[place] for place in places]
+            activations = Activations(self.backbone, chosen, split=split, memory=memory, folder=folder)
+            return Rows.of(activations, prepared.labels[places], self.backbone.device)
+
+        return rows(prepared.train), rows(prepared.validation)
