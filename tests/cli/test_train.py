@@ -7,9 +7,11 @@ import pty
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -51,6 +53,7 @@ def test_json_holds_the_manifest_and_the_same_seed_gives_the_same_digest(
     assert record["rows_from"] == str(rows_file)
     assert list(record["seconds"]) == ["load", "check", "features", "probe", "strategy", "judge"]
     assert 0 < sum(record["seconds"].values()) <= record["total_seconds"] + 0.01
+    assert 0 < record["seconds_to_first_step"] < time.time() - psutil.Process().create_time()
     assert published["manifest"]["settings"]["fine_tuning"]["epochs"] == 1
     assert published["manifest"]["dataset"]["rows"] == 60
     assert set(published["manifest"]["metrics"]) >= {"accuracy", "macro_f1", "log_loss", "majority", "probe"}
@@ -58,6 +61,11 @@ def test_json_holds_the_manifest_and_the_same_seed_gives_the_same_digest(
     assert (again["reference"], again["digest"]) == ("acme/topics@3", published["digest"])
     other = line_for(rows_file, "--strategy", "lora", "--set", "fine_tuning.epochs=1", "--seed", "1", "--json")
     assert graft(other).json["digest"] != published["digest"]
+
+
+def test_without_an_optimizer_step_there_is_none_to_time(graft: Graft, home: Path, rows_file: Path) -> None:
+    record = graft(line_for(rows_file, "--strategy", "feature-extraction", "--json")).json["record"]
+    assert "seconds_to_first_step" not in record
 
 
 def test_auto_says_why(graft: Graft, home: Path, rows_file: Path) -> None:
@@ -232,15 +240,14 @@ def test_a_search_for_a_rate_finds_what_a_run_would_find_and_leaves_no_trace(
     def everything() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
-    before, dice = (
-        everything(),
-        (torch.get_rng_state(), np.random.get_state(legacy=True)[1].tolist(), random.getstate()),
-    )
+    def dice() -> tuple[list[int], str, object]:
+        return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
+
+    before, thrown = everything(), dice()
     found = graft([*line, "--find-rate", "--json"]).json
     told = graft([*line, "--find-rate"])
     assert everything() == before
-    assert torch.equal(torch.get_rng_state(), dice[0])
-    assert (np.random.get_state(legacy=True)[1].tolist(), random.getstate()) == dice[1:]
+    assert dice() == thrown
     assert not (home / "runs").joinpath("acme", "topics").exists()
     assert found["strategy"] == "lora"
     assert found["tried"][0]["rate"] == pytest.approx(1e-6)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graftwork.cli.clock import process_start
 from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
 from graftwork.cli.rate import tell_rate
 from graftwork.cli.session import services
@@ -133,6 +134,7 @@ def train(
             log=log,
             tensorboard=tensorboard,
             quiet=as_json,
+            since=process_start(),
         )
     _tell(published, trained, as_json=as_json)
 
@@ -168,6 +170,7 @@ def train_and_publish(
     log: Path | None = None,
     tensorboard: Path | None = None,
     quiet: bool = False,
+    since: float | None = None,
 ) -> tuple[AdapterVersion, Trained]:
     """Train on rows, with progress drawn, and publish the result as the next version of a name.
 
@@ -183,6 +186,8 @@ def train_and_publish(
         log: JSON lines file for measurements; by default they are in the run's folder while it runs.
         tensorboard: folder for TensorBoard.
         quiet: draw nothing.
+        since: when the command began (`time.perf_counter`), from which the first optimizer step is timed; now by
+            default.
     """
     from graftwork.cli.progress import DrawnProgress
 
@@ -210,6 +215,8 @@ def train_and_publish(
             "total_seconds": round(ended - started, 3),
             "rows_from": rows.source,
         }
+        if run.first_step is not None:
+            record["seconds_to_first_step"] = round(run.first_step - (since or started), 3)
         run.keep()
         # The run's id as the key: a run that was killed when it had published publishes no second time.
         published = opened.catalog.publish(

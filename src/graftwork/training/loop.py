@@ -199,6 +199,7 @@ class _Loop:
             )
         rows = self._batches[place]
         step = tuner.step(self._train.activations, rows, self._train.targets[rows])
+        self._run.stepped()
         self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm)
         if self._stage.due(tuner.steps):
             self._stage.save(tuner.steps, self._checkpoint)
