@@ -151,6 +151,25 @@ def test_measurements_go_to_a_file_and_nothing_is_left_of_the_run(
     assert {path.name for path in (home / "runs" / "acme").iterdir()} == {".topics.lock"}
 
 
+def test_tensorboard_reads_what_the_log_holds(graft: Graft, home: Path, rows_file: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log, board = tmp_path / "log.jsonl", tmp_path / "board"
+    options = ["--strategy", "lora", "--set", "fine_tuning.epochs=1", "--set", "fine_tuning.batch_size=16"]
+    assert graft(line_for(rows_file, *options, "--log", str(log), "--tensorboard", str(board), "--json")).code == 0
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    wanted = {
+        f"lora/{name}": [(line["step"], float(np.float32(line[name]))) for line in logged if name in line]
+        for name in {name for line in logged for name in line} - {"stage", "step"}
+    }
+    (folder,) = board.iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    shown = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert folder.name == "acme-topics"
+    assert shown == wanted
+    assert len(shown["lora/loss"]) == 3
+
+
 def test_nothing_to_resume_is_said(graft: Graft, home: Path, rows_file: Path) -> None:
     done = graft(line_for(rows_file, "--strategy", "feature-extraction", "--resume"))
     assert done.code == 0
