@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -14,7 +15,13 @@ from graftwork.errors import Problem, SettingsInvalid
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
 
-_WAYS = ("freeze_until", "freeze_ratio", "freeze_layers")
+# To say which layers stay frozen.
+WAYS = ("freeze_until", "freeze_ratio", "freeze_layers")
+
+
+def contradiction(given: Sequence[str]) -> str:
+    """What is wrong with giving these of `WAYS` at once; nothing of at most one."""
+    return f"contradicts itself: give one of {' and '.join(given)}" if len(given) > 1 else ""
 
 
 class PartialSettings(WeightSettings):
@@ -41,9 +48,9 @@ class PartialSettings(WeightSettings):
 
     @model_validator(mode="after")
     def _one_way(self) -> PartialSettings:
-        given = [name for name in _WAYS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"contradicts itself: give one of {' and '.join(given)}")
+        told = contradiction([name for name in WAYS if getattr(self, name) is not None])
+        if told:
+            raise ValueError(told)
         return self
 
 
@@ -74,9 +81,13 @@ def _first_tuned(settings: PartialSettings, names: tuple[str, ...]) -> int:
     if settings.freeze_until is not None:
         places = {name: index for index, name in enumerate(names)} | {index: index for index in range(count)}
         if settings.freeze_until not in places:
+            near = difflib.get_close_matches(str(settings.freeze_until), names, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
             raise SettingsInvalid(
                 "partial fine-tuning's settings do not fit this base model",
-                problems=[Problem("partial.freeze_until", f"{settings.freeze_until!r} is no layer of this base")],
+                problems=[
+                    Problem("partial.freeze_until", f"{settings.freeze_until!r} is no layer of this base{meant}")
+                ],
                 remedy=f"Its layers are {', '.join(names)}, or 0 to {count - 1}.",
             )
         return places[settings.freeze_until]

@@ -103,10 +103,10 @@ def train(
     _refuse_two_ends(dry_run=dry_run, find_rate=find_rate, resume=resume)
     start = settings.read_settings(settings_file) if settings_file else None
     parse = partial(settings.TrainingConfig.parse, strategy=strategy, seed=seed, assignments=assignments or [])
-    config = parse(start=start)
+    config = parse(start=start) if like is None else settings.TrainingConfig()
     with services() as opened:
         if like is not None:
-            config = parse(start=opened.catalog.resolve(like).manifest.settings)
+            config = parse(inherited=opened.catalog.resolve(like).manifest.settings)
         opened.bases.resolve(base)
         if expected_latest is not None and not resume:
             # Publishing checks it too; who is late already need not train first. A run that is resumed may itself

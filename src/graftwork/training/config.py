@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,13 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graftwork.adaptation import STRATEGIES
-from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
+from graftwork.adaptation.feature_extraction import FeatureExtraction, FeatureExtractionSettings
 from graftwork.adaptation.full import FullSettings
-from graftwork.adaptation.lora import LoraSettings
-from graftwork.adaptation.partial import PartialSettings
+from graftwork.adaptation.lora import Lora, LoraSettings
+from graftwork.adaptation.partial import WAYS, PartialSettings, contradiction
 from graftwork.adaptation.prefix import PrefixTuningSettings
 from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
+
+_KINDS = ("constrained-", "literal[", "tuple[", "dict[")  # as pydantic names the members of a union
 
 
 class FineTuningSettings(BaseModel):
@@ -118,25 +121,36 @@ class TrainingConfig(BaseModel):
 
     @classmethod
     def parse(
-        cls, *, start: Mapping[str, Any] | None = None, assignments: Iterable[str] = (), **values: Any
+        cls,
+        *,
+        inherited: Mapping[str, Any] | None = None,
+        start: Mapping[str, Any] | None = None,
+        assignments: Iterable[str] = (),
+        **values: Any,
     ) -> TrainingConfig:
-        """Build a config: `start`, then keyword values, then `key=value` assignments; the later one counts.
+        """Build a config: `inherited`, `start`, keyword values, then `key=value` assignments; the later one counts.
 
         Args:
-            start: settings as a YAML file or a manifest holds them.
+            inherited: all settings, as a manifest holds them, whatever the strategy.
+            start: settings as a YAML file holds them.
             assignments: `key=value`; dots reach into the parts.
             values: top-level settings; None is not given.
 
         Raises:
             SettingsInvalid: with every mistake listed, unknown names with the nearest known one.
         """
-        content = copy.deepcopy(dict(start or {}))
-        content |= {name: value for name, value in values.items() if value is not None}
-        problems = [problem for text in assignments if (problem := _assign(content, text)) is not None]
+        given = copy.deepcopy(dict(start or {}))
+        given |= {name: value for name, value in values.items() if value is not None}
+        problems = [problem for text in assignments if (problem := _assign(given, text)) is not None]
+        content = _over(copy.deepcopy(dict(inherited or {})), given)
         try:
             config = cls.model_validate(content)
         except ValidationError as error:
-            problems += [_problem(e) for e in error.errors()]
+            problems += _problems(error)
+        told = {problem.where for problem in problems}
+        strategy = content.get("strategy", cls.model_fields["strategy"].default)
+        found = [*_contradictions(content), *_without_effect(given, strategy)]
+        problems += [problem for problem in found if problem.where not in told]
         if problems:
             raise SettingsInvalid(
                 "these training settings cannot be used",
@@ -205,14 +219,76 @@ def _number_or_text(value: Any) -> Any:
     return value
 
 
-def _problem(error: Mapping[str, Any]) -> Problem:
-    name = ".".join(str(part) for part in error["loc"])
+def _over(content: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those that were given in the place of others."""
+    for name, value in given.items():
+        inner = content.get(name)
+        both = isinstance(inner, dict) and isinstance(value, Mapping)
+        content[name] = _over(inner, value) if both else value
+    return content
+
+
+def _problems(error: ValidationError) -> list[Problem]:
+    """One problem a setting: of the kinds that a setting may be of, all are named together."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for one in error.errors():
+        found.setdefault(_setting(one["loc"]), []).append(one)
+    return [
+        Problem(name, ", or ".join(dict.fromkeys(_said(name, one) for one in errors)) + _value(errors[0]))
+        for name, errors in found.items()
+    ]
+
+
+def _setting(place: tuple[int | str, ...]) -> str:
+    """The name of a setting from where pydantic found a mistake, which also says which of several kinds it tried."""
+    words = [str(part) for part in place if not str(part).startswith(_KINDS)]
+    return ".".join(words[:-1] if words[-1] in ("int", "str") else words)
+
+
+def _said(name: str, error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, _names(TrainingConfig), n=1)
-        return Problem(name, f"is unknown; did you mean {near[0]}?" if near else "is unknown")
+        return f"is unknown; did you mean {near[0]}?" if near else "is unknown"
     if error["type"] == "value_error":
-        return Problem(name, str(error["ctx"]["error"]))
-    return Problem(name, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}")
+        return str(error["ctx"]["error"])
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _value(error: Mapping[str, Any]) -> str:
+    """What was given instead, and what of the possible words comes next to it."""
+    if error["type"] in ("extra_forbidden", "value_error"):
+        return ""
+    words = re.findall("'([^']+)'", error["ctx"]["expected"]) if error["type"] == "literal_error" else []
+    near = difflib.get_close_matches(str(error["input"]), words, n=1)
+    return f", not {error['input']!r}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _contradictions(content: Mapping[str, Any]) -> list[Problem]:
+    """What contradicts itself, told also where other mistakes keep the settings from being read."""
+    partial = content.get("partial")
+    if not isinstance(partial, Mapping):
+        return []
+    told = contradiction([name for name in WAYS if partial.get(name) is not None])
+    return [Problem("partial", told)] if told else []
+
+
+def _without_effect(given: Mapping[str, Any], strategy: Any) -> list[Problem]:
+    """Settings of a strategy that is not the one that is trained."""
+    used = {"auto": (FeatureExtraction.name, Lora.name)}.get(strategy, (FeatureExtraction.name, strategy))
+    if strategy != "auto" and strategy not in STRATEGIES:
+        return []
+    defaults = TrainingConfig().model_dump(mode="json")
+    found = []
+    for other in STRATEGIES:
+        part = other.replace("-", "_")
+        if other in used or not isinstance(given.get(part), Mapping):
+            continue
+        found += [
+            Problem(f"{part}.{name}", f"has no effect with strategy {strategy}: it is a setting of {other}")
+            for name, value in given[part].items()
+            if value != defaults[part].get(name)
+        ]
+    return found
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
