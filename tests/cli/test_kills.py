@@ -33,7 +33,7 @@ FILE_LIMIT = 60_000  # more than the database and the adapter need, less than a 
 
 
 def line_for(rows: Path, *options: str, strategy: str = "lora") -> list[str]:
-    chosen = SETTINGS
+    chosen: tuple[str, ...] = SETTINGS
     if strategy != "lora":
         chosen = (*(text for text in SETTINGS if not text.startswith("lora.")), *OTHERS[strategy][1])
     settings = [word for setting in chosen for word in ("--set", setting)]
@@ -101,26 +101,33 @@ def test_a_killed_run_is_resumed_to_the_same_bits(
     assert look_at(home, graft, monkeypatch) == [("acme/topics@2", expected)]
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory, furnished: Path, rows_file: Path) -> dict[str, Outcome]:
+    """Of every other strategy a whole run, one that is killed, and its resumption, in homes named like them."""
+    folder = tmp_path_factory.mktemp("others")
+    jobs: dict[str, Job] = {}
+    for strategy, (share, _) in OTHERS.items():
+        whole, killed = (str(shutil.copytree(furnished, folder / f"{what} {strategy}")) for what in ("whole", "killed"))
+        line = line_for(rows_file, "--json", strategy=strategy)
+        jobs[f"whole {strategy}"] = Job(whole, line)
+        jobs[f"killed {strategy}"] = Job(killed, line, kill_at=share)
+        jobs[f"resumed {strategy}"] = Job(killed, [*line, "--resume"])
+    return outcomes_of(jobs) | {"": Outcome(0, str(folder), "", 0)}
+
+
 @pytest.mark.parametrize("strategy", OTHERS)
 def test_a_killed_run_of_any_strategy_is_resumed_to_the_same_bits(
-    furnished: Path, rows_file: Path, tmp_path: Path, graft: Graft, monkeypatch: pytest.MonkeyPatch, strategy: str
+    others: dict[str, Outcome], graft: Graft, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     assert {*OTHERS, "lora"} == set(STRATEGIES)
-    for home in ("whole", "killed"):
-        shutil.copytree(furnished, tmp_path / home)
-    line = line_for(rows_file, "--json", strategy=strategy)
-    jobs = {
-        "whole": Job(str(tmp_path / "whole"), line),
-        "killed": Job(str(tmp_path / "killed"), line, kill_at=OTHERS[strategy][0]),
-        "resumed": Job(str(tmp_path / "killed"), [*line, "--resume"]),
-    }
-    done = outcomes_of(jobs)
-    manifest, expected = json.loads(done["whole"].out)["manifest"], digest_of(done["whole"])
+    whole = others[f"whole {strategy}"]
+    manifest, expected = json.loads(whole.out)["manifest"], digest_of(whole)
     assert "no epoch was better" not in manifest["decision"]
     assert bool(manifest["tensors"]) == (strategy != "feature-extraction")
-    assert done["killed"].code == -signal.SIGKILL
-    assert digest_of(done["resumed"]) == expected
-    assert look_at(tmp_path / "killed", graft, monkeypatch) == [("acme/topics@2", expected)]
+    assert others[f"killed {strategy}"].code == -signal.SIGKILL
+    assert digest_of(others[f"resumed {strategy}"]) == expected
+    home = Path(others[""].out) / f"killed {strategy}"
+    assert look_at(home, graft, monkeypatch) == [("acme/topics@2", expected)]
 
 
 def test_a_run_that_is_killed_twice(

@@ -223,8 +223,7 @@ def _over(content: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with those that were given in the place of others."""
     for name, value in given.items():
         inner = content.get(name)
-        both = isinstance(inner, dict) and isinstance(value, Mapping)
-        content[name] = _over(inner, value) if both else value
+        content[name] = _over(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
     return content
 
 
