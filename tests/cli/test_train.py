@@ -186,6 +186,36 @@ def test_a_folder_in_the_way_of_checkpoints_is_refused(graft: Graft, home: Path,
     assert strange.read_text() == "years of work"
 
 
+@pytest.mark.parametrize(
+    ("strategy", "settings", "told"),
+    [
+        ("lora", ("lora.targets=[valu]",), "'valu' matches no linear layer; did you mean value?"),
+        ("lora", ("lora.rank=100",), "its weight is 32 x 48, so give at most 32"),
+        (
+            "partial",
+            ("partial.freeze_until=encoder.layr.1",),
+            "is no layer of this base; did you mean encoder.layer.1?",
+        ),
+        ("partial", ("partial.freeze_layers=auto", "partial.budget=1e-6"), "Give at least partial.budget="),
+        ("partial", ("lora.rank=3",), "has no effect with strategy partial: it is a setting of lora"),
+        (
+            "partial",
+            ("partial.freeze_until=1", "partial.freeze_ratio=0.5"),
+            "give one of freeze_until and freeze_ratio",
+        ),
+        ("lora", ("fine_tuning.class_weights.spam=3",), "The labels are animal, legal."),
+    ],
+)
+def test_what_does_not_fit_is_told_with_what_would(
+    graft: Graft, home: Path, rows_file: Path, strategy: str, settings: tuple[str, ...], told: str
+) -> None:
+    line = line_for(rows_file, "--strategy", strategy, *(word for text in settings for word in ("--set", text)))
+    done = graft(line)
+    assert done.code == 2
+    assert told in done.told
+    assert [version["reference"] for version in graft(["list", "--json"]).json] == ["acme/topics@1"]
+
+
 def test_settings_of_the_loop_that_cannot_be_are_all_told(graft: Graft, home: Path, rows_file: Path) -> None:
     settings = ("schedule=square", "label_smoothing=1", "layer_decay=0", "class_weights=none", "precision=int8")
     line = line_for(rows_file, "--json", *(word for text in settings for word in ("--set", f"fine_tuning.{text}")))
