@@ -192,6 +192,7 @@ def test_a_budget_that_pays_for_no_step_of_each_is_refused_with_one_that_does(ba
 def test_a_run_that_diverges_is_no_good_split(backbone_of: Backbones, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([float("inf"), 0.7, 0.7, 0.9, 0.8])
     monkeypatch.setattr("graftwork.training.splits.trial_loss", lambda *_, **__: next(losses))
-    found, _ = tuned(backbone_of("bert"), *AUTO)
+    found, kept = tuned(backbone_of("bert"), *AUTO)
     assert found.artifact.manifest.decision.startswith("partial fine-tuning, 1 of 3 layers frozen")
     assert "0 frozen inf, 1 frozen 0.7000, 2 frozen 0.7000" in found.artifact.manifest.decision
+    assert next(set(values) for stage, _, values in kept.lines if stage == "split") == {"frozen", "steps"}

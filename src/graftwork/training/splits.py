@@ -190,7 +190,8 @@ class _Trials:
                 run=self._run,
             )
         self.done.append(Trial(split, steps, loss))
-        self._run.metrics.log(STAGE, len(self.done), {"frozen": split, "steps": steps, "validation_loss": loss})
+        measured = {"validation_loss": loss} if math.isfinite(loss) else {}  # JSON has no infinity
+        self._run.metrics.log(STAGE, len(self.done), {"frozen": split, "steps": steps, **measured})
         self._stage.save(len(self.done), lambda: Checkpoint({}, {"trials": [asdict(trial) for trial in self.done]}))
         return loss
 
