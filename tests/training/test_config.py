@@ -68,6 +68,16 @@ def test_what_contradicts_itself_is_told_beside_every_other_mistake() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "strange", ["strategy=[lora]", "strategy={a: 1}", "partial=[1]", "partial=often", "lora.rank={}"]
+)
+def test_values_of_another_shape_are_told_and_nothing_else(strange: str) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        TrainingConfig.parse(assignments=[strange])
+    (problem,) = caught.value.problems
+    assert problem.where == strange.partition("=")[0]
+
+
 def test_what_is_alone_is_told_once() -> None:
     with pytest.raises(SettingsInvalid) as caught:
         TrainingConfig.parse(strategy="partial", assignments=["partial.freeze_until=1", "partial.freeze_ratio=0.5"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,15 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graftwork.adaptation import STRATEGIES
-from graftwork.adaptation.feature_extraction import FeatureExtraction, FeatureExtractionSettings
+from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
 from graftwork.adaptation.full import FullSettings
-from graftwork.adaptation.lora import Lora, LoraSettings
-from graftwork.adaptation.partial import WAYS, PartialSettings, contradiction
+from graftwork.adaptation.lora import LoraSettings
+from graftwork.adaptation.partial import PartialSettings
 from graftwork.adaptation.prefix import PrefixTuningSettings
 from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
-
-_KINDS = ("constrained-", "literal[", "tuple[", "dict[")  # as pydantic names the members of a union
+from graftwork.training.mistakes import contradictions, problems_of, without_effect
 
 
 class FineTuningSettings(BaseModel):
@@ -146,10 +143,10 @@ class TrainingConfig(BaseModel):
         try:
             config = cls.model_validate(content)
         except ValidationError as error:
-            problems += _problems(error)
+            problems += problems_of(error, _names(cls))
         told = {problem.where for problem in problems}
         strategy = content.get("strategy", cls.model_fields["strategy"].default)
-        found = [*_contradictions(content), *_without_effect(given, strategy)]
+        found = [*contradictions(content), *without_effect(given, strategy, cls().model_dump(mode="json"))]
         problems += [problem for problem in found if problem.where not in told]
         if problems:
             raise SettingsInvalid(
@@ -225,69 +222,6 @@ def _over(content: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         inner = content.get(name)
         content[name] = _over(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
     return content
-
-
-def _problems(error: ValidationError) -> list[Problem]:
-    """One problem a setting: of the kinds that a setting may be of, all are named together."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for one in error.errors():
-        found.setdefault(_setting(one["loc"]), []).append(one)
-    return [
-        Problem(name, ", or ".join(dict.fromkeys(_said(name, one) for one in errors)) + _value(errors[0]))
-        for name, errors in found.items()
-    ]
-
-
-def _setting(place: tuple[int | str, ...]) -> str:
-    """The name of a setting from where pydantic found a mistake, which also says which of several kinds it tried."""
-    words = [str(part) for part in place if not str(part).startswith(_KINDS)]
-    return ".".join(words[:-1] if words[-1] in ("int", "str") else words)
-
-
-def _said(name: str, error: Mapping[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, _names(TrainingConfig), n=1)
-        return f"is unknown; did you mean {near[0]}?" if near else "is unknown"
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    return f"{error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _value(error: Mapping[str, Any]) -> str:
-    """What was given instead, and what of the possible words comes next to it."""
-    if error["type"] in ("extra_forbidden", "value_error"):
-        return ""
-    words = re.findall("'([^']+)'", error["ctx"]["expected"]) if error["type"] == "literal_error" else []
-    near = difflib.get_close_matches(str(error["input"]), words, n=1)
-    return f", not {error['input']!r}" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def _contradictions(content: Mapping[str, Any]) -> list[Problem]:
-    """What contradicts itself, told also where other mistakes keep the settings from being read."""
-    partial = content.get("partial")
-    if not isinstance(partial, Mapping):
-        return []
-    told = contradiction([name for name in WAYS if partial.get(name) is not None])
-    return [Problem("partial", told)] if told else []
-
-
-def _without_effect(given: Mapping[str, Any], strategy: Any) -> list[Problem]:
-    """Settings of a strategy that is not the one that is trained."""
-    used = {"auto": (FeatureExtraction.name, Lora.name)}.get(strategy, (FeatureExtraction.name, strategy))
-    if strategy != "auto" and strategy not in STRATEGIES:
-        return []
-    defaults = TrainingConfig().model_dump(mode="json")
-    found = []
-    for other in STRATEGIES:
-        part = other.replace("-", "_")
-        if other in used or not isinstance(given.get(part), Mapping):
-            continue
-        found += [
-            Problem(f"{part}.{name}", f"has no effect with strategy {strategy}: it is a setting of {other}")
-            for name, value in given[part].items()
-            if value != defaults[part].get(name)
-        ]
-    return found
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
