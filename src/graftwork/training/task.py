@@ -77,6 +77,7 @@ class Task:
             prepared.labels[prepared.train],
             classes=classes,
             penalty=self.probe.penalty,
+            prior=self.probe.prior,
         )
         weights = class_weights(tuning.class_weights, prepared.labels[prepared.train], prepared.label_names)
         kept = {} if kept is None else kept
