@@ -20,6 +20,7 @@ from graftwork.training.config import TrainingConfig
 from graftwork.training.loop import fine_tune
 from graftwork.training.plan import Plan, make_plan
 from graftwork.training.progress import Silent
+from graftwork.training.start import Rows, Start
 
 Backbones = Callable[..., TextBackbone]
 Saved = Callable[[str], Path]
@@ -29,7 +30,7 @@ LABELS = np.array([0, 1, 0, 1, 1, 0])
 
 
 def settings_of(strategy: str, *assignments: str) -> TrainingConfig:
-    return TrainingConfig.parse(strategy=strategy, assignments=[*DROPOUT, *assignments])
+    return TrainingConfig.parse(strategy=strategy, assignments=[*(DROPOUT if strategy == "lora" else ()), *assignments])
 
 
 def ids_of(lengths: list[int]) -> list[list[int]]:
@@ -86,20 +87,10 @@ def test_a_run_gives_the_same_bits_with_it(backbone_of: Backbones, strategy: str
         backbone = backbone_of("bert")
         with STRATEGIES[strategy].attach(backbone, config.settings_of(strategy), seed=0) as attachment:
             rows = Activations(backbone, ids_of(LENGTHS), split=attachment.split)
-            tuned = fine_tune(
-                backbone,
-                attachment,
-                weight=np.zeros((2, backbone.width)),
-                bias=np.zeros(2),
-                train=rows,
-                train_labels=LABELS,
-                validation=rows,
-                validation_labels=LABELS,
-                settings=config.fine_tuning,
-                learning_rate=1e-3,
-                seed=0,
-                progress=Silent(),
-            )
+            labelled = Rows.of(rows, LABELS, backbone.device)
+            weight, bias = np.zeros((2, backbone.width)), np.zeros(2)
+            start = Start(backbone, attachment, weight, bias, labelled, labelled, config.fine_tuning, seed=0)
+            tuned = fine_tune(start, learning_rate=1e-3, progress=Silent())
             assert tuned.best_step > 0
             return [tuned.weight, *(parameter.detach().clone() for parameter in attachment.parameters())]
 

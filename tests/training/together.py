@@ -36,6 +36,7 @@ from graftwork.training.progress import Silent
 from graftwork.training.rate_finder import find_rate
 from graftwork.training.runs import Run
 from graftwork.training.sharding import sharded
+from graftwork.training.start import Rows, Start
 from tests.backbones.conftest import open_backbone
 
 TEXTS = tuple(
@@ -121,20 +122,12 @@ def train(job: dict[str, Any], rank: int) -> dict[str, Any]:
             found |= {"held": held(backbone, attachment, config), "whole": bytes_of(backbone, attachment)}
         memory, nowhere = job.get("memory", 1e9), Path("/dev/null")
         rows = Activations(backbone, ids, split=attachment.split, memory=memory, folder=nowhere)
-        common: dict[str, Any] = {"train": rows, "train_labels": LABELS, "settings": config.fine_tuning, "seed": 0}
-        common |= {"weight": weight, "bias": bias, "progress": watcher, "class_weights": WEIGHTS}
+        labelled = Rows.of(rows, LABELS, backbone.device)
+        begun = Start(backbone, attachment, weight, bias, labelled, labelled, config.fine_tuning, 0, WEIGHTS)
         try:
             if job.get("find_rate"):
-                found["rate"] = find_rate(backbone, attachment, **common).rate
-            tuned = fine_tune(
-                backbone,
-                attachment,
-                validation=rows,
-                validation_labels=LABELS,
-                learning_rate=job.get("learning_rate", 3e-3),
-                run=run,
-                **common,
-            )
+                found["rate"] = find_rate(begun, progress=watcher).rate
+            tuned = fine_tune(begun, learning_rate=job.get("learning_rate", 3e-3), progress=watcher, run=run)
             found |= {"head": tuned.weight, "bias": tuned.bias, "logits": tuned.validation_logits}
             found |= {"best_step": tuned.best_step, "warnings": [warning.code for warning in tuned.warnings]}
         except GraftworkError as error:

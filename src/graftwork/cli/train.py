@@ -18,7 +18,9 @@ from graftwork.cli.chain import (
     refuse_missing,
     tell_way_back,
 )
+from graftwork.cli.clock import process_start
 from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.rate import tell_rate
 from graftwork.cli.session import services
 from graftwork.errors import SettingsInvalid
 
@@ -43,6 +45,7 @@ def register(app: typer.Typer) -> None:
             "graft train europe.csv --parent acme/mood --name acme/mood~eu   # on top of another adapter",
             "graft train new.csv --continue acme/mood --replay old.csv",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
+            "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
         )
     )(train)
@@ -109,6 +112,12 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what the run would take; nothing is trained or published.")
     ] = False,
+    find_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-rate", help="Only look for a learning rate and print the losses; nothing is kept or published."
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run of this name that was killed or stopped, bit for bit.")
     ] = False,
@@ -128,27 +137,39 @@ def train(
     from graftwork.training.processes import launched
 
     _refuse_both(settings_file, like)
+    _refuse_two_ends(dry_run=dry_run, find_rate=find_rate, resume=resume)
     if continued is None:
         refuse_missing(name=name, base=base, parent=parent)
     else:
         name = name or Reference.parse(continued).bare
         refuse_beside_continue(
-            base=base, parent=parent, strategy=strategy, test=test, max_bytes=max_bytes, dry_run=dry_run
+            base=base,
+            parent=parent,
+            strategy=strategy,
+            test=test,
+            max_bytes=max_bytes,
+            dry_run=dry_run,
+            find_rate=find_rate,
         )
     if replay is not None and continued is None:
         raise SettingsInvalid("--replay goes with --continue", remedy="Say which adapter to go on with (--continue).")
+    if find_rate and parent is not None:
+        raise SettingsInvalid(
+            "--find-rate looks for the rate on the base itself, not on a parent",
+            remedy="Leave --parent out, or train with --set fine_tuning.learning_rate=auto.",
+        )
     assert name is not None
     Reference.parse_bare(name)
     most_bytes = None if max_bytes is None else parse_size(max_bytes)
     start = settings.read_settings(settings_file) if settings_file else None
     parse = partial(settings.TrainingConfig.parse, strategy=strategy, seed=seed, assignments=assignments or [])
-    config = parse(start=start)
+    config = parse(start=start) if like is None else settings.TrainingConfig()
     with services() as opened:
         previous = None if continued is None else opened.catalog.resolve(continued)
         if previous is not None and settings_file is None and like is None:
-            config = parse(start=previous.manifest.settings)
+            config = parse(inherited=previous.manifest.settings)
         if like is not None:
-            config = parse(start=opened.catalog.resolve(like).manifest.settings)
+            config = parse(inherited=opened.catalog.resolve(like).manifest.settings)
         chain = read_chain(opened, parent if previous is None else previous.reference)
         base = base_of(opened, base, chain)
         if previous is not None and expected_latest is None and not resume:
@@ -163,6 +184,9 @@ def train(
         if dry_run:
             if launched().first:
                 _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
+            return
+        if find_rate:
+            tell_rate(opened, base, rows, test_rows, config, as_json=as_json)
             return
         published, trained = train_and_publish(
             opened,
@@ -180,6 +204,7 @@ def train(
             log=log,
             tensorboard=tensorboard,
             quiet=as_json,
+            since=process_start(),
         )
     _tell(published, trained, as_json=as_json)
     if previous is not None and not as_json:
@@ -191,6 +216,16 @@ def _refuse_both(settings_file: Path | None, like: str | None) -> None:
         raise SettingsInvalid(
             "--config and --like both say where the settings begin",
             remedy="Give one of them, and single settings with --set.",
+        )
+
+
+def _refuse_two_ends(**given: bool) -> None:
+    """A run is resumed, or is only planned, or is only looked at for its rate."""
+    asked = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(asked) > 1:
+        raise SettingsInvalid(
+            f"{' and '.join(asked)} cannot be given together",
+            remedy="--dry-run and --find-rate train nothing: give one of them, or neither.",
         )
 
 
@@ -211,6 +246,7 @@ def train_and_publish(
     log: Path | None = None,
     tensorboard: Path | None = None,
     quiet: bool = False,
+    since: float | None = None,
 ) -> tuple[AdapterVersion, Trained]:
     """Train on rows, with progress drawn, and publish the result as the next version of a name.
 
@@ -232,6 +268,8 @@ def train_and_publish(
         log: JSON lines file for measurements; by default they are in the run's folder while it runs.
         tensorboard: folder for TensorBoard.
         quiet: draw nothing.
+        since: when the command began (`time.perf_counter`), from which the first optimizer step is timed; now by
+            default.
     """
     from graftwork.cli.progress import DrawnProgress
     from graftwork.training.processes import join, launched, leave
@@ -291,6 +329,8 @@ def train_and_publish(
             "total_seconds": round(ended - started, 3),
             "rows_from": rows.source,
         }
+        if run.first_step is not None:
+            record["seconds_to_first_step"] = round(run.first_step - (since or started), 3)
         run.keep()
         # The run's id as the key: a run that was killed when it had published publishes no second time.
         published = opened.catalog.publish(

@@ -27,7 +27,7 @@ from graftwork.registry.artifact import HEAD, Artifact
 from graftwork.registry.chain import CHAINED
 from graftwork.registry.manifest import DatasetRecord
 from graftwork.training.activations import Activations
-from graftwork.training.candidates import Candidate
+from graftwork.training.candidate import Candidate
 from graftwork.training.config import TrainingConfig
 from graftwork.training.gate import pass_gate
 from graftwork.training.identity import identity_of
@@ -43,6 +43,7 @@ from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows
 from graftwork.training.runs import Run
 from graftwork.training.sharding import check_sharding
+from graftwork.training.start import Rows, Start
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -242,9 +243,10 @@ def _delta_and_head(
     everyone = len(set(prepared.labels[train].tolist())) == classes
     weights = class_weights(settings.class_weights, prepared.labels[train], prepared.label_names) if everyone else None
 
-    def activations(rows: NDArray[np.int64], split: int) -> Activations:
+    def rows(places: NDArray[np.int64], split: int) -> Rows:
         memory, folder = settings.cache_gb * 1e9, run.temporary_folder
-        return Activations(backbone, [ids[row] for row in rows], split=split, memory=memory, folder=folder)
+        kept = Activations(backbone, [ids[place] for place in places], split=split, memory=memory, folder=folder)
+        return Rows.of(kept, prepared.labels[places], backbone.device)
 
     with strategy.restore(backbone, files) as attachment:
         probe, features = _probe(backbone, previous, prepared, config, progress, run)
@@ -253,23 +255,18 @@ def _delta_and_head(
         weight, bias = fit_head(
             features[train], prepared.labels[train], classes=classes, penalty=probe.penalty, prior=probe.prior
         )
-        tuned = fine_tune(
-            backbone,
-            attachment,
+        start = Start(
+            backbone=backbone,
+            attachment=attachment,
             weight=weight,
             bias=bias,
-            train=activations(train, attachment.split),
-            train_labels=prepared.labels[train],
-            validation=activations(validation, attachment.split),
-            validation_labels=prepared.labels[validation],
+            train=rows(train, attachment.split),
+            validation=rows(validation, attachment.split),
             settings=settings,
-            learning_rate=rate,
             seed=config.seed,
-            progress=progress,
             class_weights=weights,
-            run=run,
-            stage=name,
         )
+        tuned = fine_tune(start, learning_rate=rate, progress=progress, run=run, stage=name)
         delta = attachment.delta()
     logits = tuned.validation_logits.double().numpy()
     return Candidate(

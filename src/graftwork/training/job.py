@@ -21,7 +21,8 @@ from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
 from graftwork.training.budget import check_budget, within_budget
-from graftwork.training.candidates import Candidate, choose
+from graftwork.training.candidate import Candidate
+from graftwork.training.candidates import choose
 from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import identity_of
 from graftwork.training.lineage import (
@@ -39,6 +40,7 @@ from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows, prepare_rows
 from graftwork.training.runs import Run
 from graftwork.training.sharding import check_sharding
+from graftwork.training.task import Task
 from graftwork.training.transfer import below_parent, below_probe
 
 if TYPE_CHECKING:
@@ -158,16 +160,8 @@ def _train(
         features, probe = processes().of_first((features, probe))
     with clock.stage("strategy"):
         run.stop_if_asked()
-        candidate = choose(
-            backbone,
-            probe,
-            features.numpy(),
-            prepared,
-            config=config,
-            max_length=max_length,
-            progress=progress,
-            run=run,
-        )
+        task = Task(backbone, prepared, features.numpy(), probe, config, max_length)
+        candidate = choose(task, progress=progress, run=run)
         if parent is not None:
             candidate = _as_child(candidate, probe, parent, features, prepared)
     with clock.stage("judge"):

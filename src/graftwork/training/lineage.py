@@ -21,7 +21,7 @@ from graftwork.training.probe import Linear
 
 if TYPE_CHECKING:
     from graftwork.evaluation.results import PairedDifference
-    from graftwork.training.candidates import Candidate
+    from graftwork.training.candidate import Candidate
     from graftwork.training.config import TrainingConfig
     from graftwork.training.probe import Probe
     from graftwork.training.rows import PreparedRows

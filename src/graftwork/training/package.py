@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.data.findings import Finding
-    from graftwork.training.candidates import Candidate
+    from graftwork.training.candidate import Candidate
 
 
 def package(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.lora import LoraSettings
+from graftwork.adaptation.partial import Partial, PartialSettings
 from graftwork.adaptation.strategy import Attachment, StrategySettings
 from graftwork.backbones.backbone import TokenBatch
 from graftwork.backbones.recompute import recomputed
@@ -134,10 +135,10 @@ def make_plan(
             common = math.ceil(np.mean(lengths))
             at_once = tuning.micro_batch_size or tuning.batch_size
             with recomputed(backbone, tuning.gradient_checkpointing):
-                work = _Work(backbone, attachment, rows=at_once, tokens=common)
+                work = Work(backbone, attachment, rows=at_once, tokens=common)
                 longest = work
                 if max(lengths) != common:
-                    longest = _Work(backbone, attachment, rows=at_once, tokens=max(lengths))
+                    longest = Work(backbone, attachment, rows=at_once, tokens=max(lengths))
         cached = sum(lengths) * width * dtype.itemsize if trained and split else 0
         in_memory = cached if cached <= tuning.cache_gb * 1e9 else 0
     trainable = trained + head
@@ -162,7 +163,7 @@ def make_plan(
             activations=longest.kept,
             cache=in_memory,
         ),
-        flops=_flops(work, lengths, config, trained=bool(trained)),
+        flops=_flops(work, lengths, config, trained=bool(trained)) + _searched(strategy, config),
     )
 
 
@@ -177,7 +178,7 @@ def matrix_rate(width: int, rows: int = 1024) -> float:
     return times * 8 * rows * width**2 / (time.perf_counter() - start)
 
 
-class _Work:
+class Work:
     """What one batch costs, counted on a backbone without values.
 
     Attributes:
@@ -239,7 +240,7 @@ def _trained_rows(lengths: Sequence[int], config: TrainingConfig) -> int:
     return len(lengths) - round(len(lengths) * config.validation_share)
 
 
-def _flops(work: _Work, lengths: Sequence[int], config: TrainingConfig, *, trained: bool) -> int:
+def _flops(work: Work, lengths: Sequence[int], config: TrainingConfig, *, trained: bool) -> int:
     """All rows through the base for the probe; then trunk once, and tail for every epoch and validation."""
     tokens = sum(lengths)
     total = tokens * work.whole
@@ -251,8 +252,17 @@ def _flops(work: _Work, lengths: Sequence[int], config: TrainingConfig, *, train
     return total // work.tokens
 
 
+def _searched(strategy: str, config: TrainingConfig) -> int:
+    """What looking for the split may take."""
+    settings = config.partial
+    wanted = strategy == Partial.name and settings.freeze_layers == "auto"
+    return round(settings.budget * settings.gflops * 1e9) if wanted else 0
+
+
 def _plannable(settings: StrategySettings) -> StrategySettings:
-    """The same shapes without looking at values, which are not there."""
+    """The same shapes without looking at values, which are not there; of what is decided later, the dearest."""
+    if isinstance(settings, PartialSettings) and settings.freeze_layers == "auto":
+        return settings.model_copy(update={"freeze_layers": 0})
     if isinstance(settings, LoraSettings) and settings.init == "pissa":
         return settings.model_copy(update={"init": "gaussian"})
     return settings

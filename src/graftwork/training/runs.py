@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ class Run:
         interruption: as given.
         metrics: as given.
         resume: as given.
+        first_step: when the first optimizer step of this process was done (`time.perf_counter`); None before.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Run:
         self.interruption = interruption or Interruption()
         self.metrics = metrics or Metrics()
         self.resume = resume
+        self.first_step: float | None = None
         self._resumed = False
         self._kept = False
         self._identity: Identity = {}
@@ -136,6 +139,11 @@ class Run:
             seconds: seconds after which one is due.
         """
         return Stage(self, name, steps=steps, seconds=seconds)
+
+    def stepped(self) -> None:
+        """An optimizer step is done."""
+        if self.first_step is None:
+            self.first_step = time.perf_counter()
 
     def note(self, text: str) -> None:
         """Tell the user something."""
