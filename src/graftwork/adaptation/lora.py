@@ -72,6 +72,19 @@ class LoraSettings(StrategySettings):
             )
         return wanted
 
+    def patterns_of(self, layer: str, modules: Iterable[str]) -> tuple[tuple[str, str], ...]:
+        """Which of its patterns fit which modules of a layer: pairs of a pattern and a name inside the layer.
+
+        None when a pattern is no regular expression; attaching tells it.
+        """
+        patterns = (*self.rank_pattern, *self.alpha_pattern)
+        try:
+            return tuple(
+                (pattern, module) for module in modules for pattern in patterns if _fits(pattern, f"{layer}.{module}")
+            )
+        except re.error:
+            return ()
+
 
 class LoraAttachment:
     """LoRA's matrices in place on a backbone.

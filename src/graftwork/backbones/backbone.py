@@ -148,6 +148,10 @@ class TextBackbone:
             return self.forward(batch)
         return self._stack.trunk(lambda: self.forward(batch), split)
 
+    def states(self, batch: TokenBatch) -> list[Tensor]:
+        """What each layer receives, and the last hidden state: `trunk` at every split, from one forward."""
+        return self._stack.states(lambda: self.forward(batch))
+
     def tail(self, hidden: Tensor, batch: TokenBatch, split: int) -> Tensor:
         """The last hidden state when layer `split` receives `hidden`: `[rows, tokens, width]`.
 
