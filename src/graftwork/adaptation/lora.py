@@ -271,7 +271,7 @@ def _misfits(backbone: TextBackbone, settings: LoraSettings, targets: Sequence[s
     highest: dict[int, str] = {}
     for name in targets:
         rank = next((rank for key, rank in settings.rank_pattern.items() if _fits(key, name)), settings.rank)
-        if rank > min(backbone.model.get_parameter(f"{name}.weight").shape):
+        if rank > min(_weight(backbone, name).shape):
             highest[rank] = name
     problems += [
         Problem("lora.rank", f"{rank} is above what {name} can use: its weight is {_shape(backbone, name)}")
@@ -291,7 +291,12 @@ def _fits(pattern: str, module: str) -> bool:
 
 
 def _shape(backbone: TextBackbone, module: str) -> str:
-    return " x ".join(map(str, backbone.model.get_parameter(f"{module}.weight").shape))
+    return " x ".join(map(str, _weight(backbone, module).shape))
+
+
+def _weight(backbone: TextBackbone, module: str) -> torch.Tensor:
+    weight: torch.Tensor = backbone.model.get_submodule(module).weight  # type: ignore[assignment]
+    return weight
 
 
 def _stored_transposed(backbone: TextBackbone) -> bool:

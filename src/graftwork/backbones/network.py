@@ -81,9 +81,7 @@ def unloaded_model(config: Any, *, dtype: torch.dtype) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def with_stack(
-    model: Any, untrained: frozenset[str] = frozenset(), device: torch.device = torch.device("cpu")
-) -> Network:
+def with_stack(model: Any, untrained: frozenset[str] = frozenset(), device: torch.device | None = None) -> Network:
     """A model with its layers found, by running two tokens through it.
 
     Raises:

@@ -12,7 +12,8 @@ from graftwork.backbones.alike import LeftOut, layer_kinds, layer_list
 from graftwork.backbones.attention import AttentionStack, find_attention
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.backbones.network import Network, unloaded_model, with_stack
-from graftwork.registry.manifest import Pooling
+from graftwork.backbones.quantized import UnloadedQuantizedLinear, quantize
+from graftwork.registry.manifest import BaseBits, Pooling
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ class UnloadedModel:
     Args:
         config: the configuration.
         dtype: of the parameters.
+        bits: how linear layers are kept, when it is in fewer bits.
 
     Attributes:
         layers: its layers, bottom first; none when they cannot be told before it is run.
@@ -34,19 +36,21 @@ class UnloadedModel:
         kinds: what each is made of; layers of one kind do the same work.
     """
 
-    def __init__(self, config: Any, *, dtype: torch.dtype) -> None:
+    def __init__(self, config: Any, *, dtype: torch.dtype, bits: BaseBits | None = None) -> None:
         self._config = config
         self._model = unloaded_model(config, dtype=dtype)
         found = layer_list(self._model, int(getattr(self._model.config, "num_hidden_layers", 0)))
         name, self._list = found if found else ("", [])
         self.layers: tuple[nn.Module, ...] = tuple(self._list)
         self.layer_names = tuple(f"{name}.{index}" for index in range(len(self.layers)))
+        if bits:
+            quantize(self.layers, bits, UnloadedQuantizedLinear)
         self.kinds: list[Hashable] = layer_kinds(self.layers, self._model.config)
 
     def backbone(self, kept: Sequence[int] | None = None, alike: Sequence[int] = ()) -> TextBackbone:
         """The backbone; it runs, is split and adapted as any other, and computes nothing.
 
-        It has no tokenizer and no identity: it is there to be counted. One that was given before cannot be used any more.
+        It has no tokenizer and no identity: it is there to be counted. One that was given before cannot be used then.
 
         Args:
             kept: indices of the layers that are there, all by default; what was left out keeps its place and does

@@ -167,7 +167,7 @@ def train_and_publish(
     started = time.perf_counter()
     with DrawnProgress(quiet=quiet) as progress, ExitStack() as stack:
         progress.stage("loading the base model", None)
-        backbone = opened.backbone(opened.bases.resolve(base))
+        backbone = opened.backbone(opened.bases.resolve(base), bits=config.base_dtype)
         from graftwork.training.interruption import on_sigterm
         from graftwork.training.job import train as train_adapter
         from graftwork.training.metrics import open_metrics

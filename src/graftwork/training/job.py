@@ -16,9 +16,12 @@ from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.data.check import check_dataset
+from graftwork.data.findings import Finding
+from graftwork.errors import SettingsInvalid
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
+from graftwork.training.allocator import return_freed_memory
 from graftwork.training.candidates import Candidate, choose
 from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import identity_of
@@ -83,6 +86,9 @@ def train(
     progress = progress or Silent()
     run = run or Run()
     clock = _Clock()
+    _refuse_other_bits(backbone, config)
+    if config.fine_tuning.tight_memory:
+        return_freed_memory()
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
         progress.stage("checking rows", None)
@@ -131,13 +137,36 @@ def train(
             candidate,
             labels=prepared.label_names,
             dataset=_record(rows, prepared, candidate),
-            warnings=report.warnings,
+            warnings=(*report.warnings, *_few_bits(backbone, progress)),
             max_length=max_length,
             config=config,
         )
         artifact, evaluation = _judged(backbone, draft, test_features, probe, prepared, config, progress)
     artifact.check()
     return Trained(artifact, report, evaluation, {"seconds": clock.seconds})
+
+
+def _refuse_other_bits(backbone: TextBackbone, config: TrainingConfig) -> None:
+    if backbone.bits != config.base_dtype:
+        raise SettingsInvalid(
+            f"base_dtype is {config.base_dtype}, and the backbone was loaded with {backbone.bits}",
+            remedy="Load it with bits=config.base_dtype.",
+        )
+
+
+def _few_bits(backbone: TextBackbone, progress: Progress) -> list[Finding]:
+    if backbone.bits is None:
+        return []
+    found = Finding(
+        code="base-in-few-bits",
+        severity="warning",
+        message=f"it was trained and judged on a base kept as {backbone.bits}; it is served by the base as it is, whose "
+        "answers differ a little",
+        count=1,
+        remedy="Judge what is served: graft evaluate NAME --data FILE.",
+    )
+    progress.note(f"warning: {found.message}. {found.remedy}")
+    return [found]
 
 
 def _judged(

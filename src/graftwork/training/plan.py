@@ -116,7 +116,7 @@ def make_plan(
         classes=classes,
     )
     with without_values():
-        unloaded = UnloadedModel(model, dtype=dtype)
+        unloaded = UnloadedModel(model, dtype=dtype, bits=config.base_dtype)
         limit = int(getattr(model, "max_position_embeddings", None) or max(lengths))
         if max(lengths) > limit:
             raise SettingsInvalid(

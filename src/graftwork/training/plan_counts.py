@@ -17,6 +17,7 @@ from graftwork.adaptation.lora import LoraSettings
 from graftwork.adaptation.partial import PartialSettings, first_tuned
 from graftwork.adaptation.strategy import Attachment, StrategySettings
 from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.quantized import bytes_of, numbers_of
 from graftwork.backbones.unloaded import UnloadedModel
 from graftwork.training.live_bytes import LiveBytes
 
@@ -137,8 +138,7 @@ def _plannable(settings: StrategySettings) -> StrategySettings:
 
 
 def _count(backbone: TextBackbone, strategy: str, settings: StrategySettings, shape: Shape) -> Counts:
-    parameters = list(backbone.model.parameters())
-    number, weights = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
+    number, weights = numbers_of(backbone.model), bytes_of(backbone.model)
     with STRATEGIES[strategy].attach(backbone, settings, seed=0) as attachment:
         trained = attachment.parameters()
         common = _Work(backbone, attachment, shape, tokens=shape.common)
@@ -263,6 +263,12 @@ class _Work:
 def _operations(run: Callable[[], object], *, gradients: bool = False) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.set_grad_enabled(gradients), FlopCounterMode(display=False) as counter:
+    mapping = {torch.ops.aten._grouped_mm: _grouped_operations}
+    with torch.set_grad_enabled(gradients), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
     return int(counter.get_total_flops())
+
+
+def _grouped_operations(left: tuple[int, ...], right: tuple[int, ...], *_args: object, **_kwargs: object) -> int:
+    """Of the experts' products, which PyTorch's counter passes over: each row of `left` meets one matrix of `right`."""
+    return 2 * left[-2] * left[-1] * right[-1]
