@@ -1,9 +1,9 @@
 """Frozen linear layers kept in 8 or 4 bits: less memory for the base while low-rank updates of it are trained.
 
 Values are kept in blocks, each with a scale: 8 bits by a table of 256 values (Dettmers et al., arXiv 2110.02861), 4
-bits by one of the quantiles of a normal distribution (QLoRA, arXiv 2305.14314). What is computed with are the values read
-back, in the backbone's dtype, one layer at a time, in both directions; so a network whose weights were rounded so gives
-the same numbers.
+bits by one of the quantiles of a normal distribution (QLoRA, arXiv 2305.14314). What is computed with are the values
+read back, in the backbone's dtype, one layer at a time, in both directions; so a network whose weights were rounded so
+gives the same numbers.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ class QuantizedLinear(nn.Linear):
         self._keep(linear.weight.detach())
 
     def _keep(self, weight: Tensor) -> None:
-        packed, self._state = _pack(weight, self.bits)
+        # In one row: on the CPU bitsandbytes 0.50 reads a matrix back wrongly when a block ends within a row.
+        packed, self._state = _pack(weight.reshape(-1), self.bits)
         self.register_buffer("packed", packed, persistent=False)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The weight read back, `[out, in]` in the dtype that it had."""
-        return _read_back(cast(Tensor, self.packed), self._state, self.bits).to(self.dtype)
+        numbers = _read_back(cast(Tensor, self.packed), self._state, self.bits)
+        return numbers.reshape(self.out_features, self.in_features).to(self.dtype)
 
     @property
     def nbytes(self) -> int:

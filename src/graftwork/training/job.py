@@ -160,8 +160,8 @@ def _few_bits(backbone: TextBackbone, progress: Progress) -> list[Finding]:
     found = Finding(
         code="base-in-few-bits",
         severity="warning",
-        message=f"it was trained and judged on a base kept as {backbone.bits}; it is served by the base as it is, whose "
-        "answers differ a little",
+        message=f"it was trained and judged on a base kept as {backbone.bits}; it is served by the base as it is, "
+        "whose answers differ a little",
         count=1,
         remedy="Judge what is served: graft evaluate NAME --data FILE.",
     )
