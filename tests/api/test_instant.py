@@ -84,7 +84,7 @@ def answers(stream: Any, count: int) -> list[tuple[int, dict[str, str], bytes]]:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     chosen=st.lists(st.integers(0, len(REQUESTS) - 1), min_size=1, max_size=8),
     cuts=st.lists(st.floats(0, 1), max_size=6),

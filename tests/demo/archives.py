@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ def prepare_metadata_for_build_wheel(directory, config_settings=None):
 def build_wheel(directory, config_settings=None, metadata_directory=None):
     raise NotImplementedError
 """
+_CONTROL = "Package: {name}\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody\nDescription: files\n"
 PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 
 
@@ -49,6 +51,18 @@ def source(index: Path, name: str, files: Mapping[str, bytes]) -> Package:
     path = index / f"{name}-1.0.tar.gz"
     path.write_bytes(tarball({f"{name}-1.0/{inside}": data for inside, data in content.items()}))
     return Package(name, "1.0", digest(path.read_bytes()), path.stat().st_size, kind="source")
+
+
+def debian(folder: Path, name: str, files: Mapping[str, bytes]) -> Path:
+    """A package of Debian, version 1.0, in the folder."""
+    root = folder / name
+    for inside, content in {"DEBIAN/control": _CONTROL.format(name=name).encode(), **files}.items():
+        target = root / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    archive = folder / f"{name}_1.0_all.deb"
+    subprocess.run(["dpkg-deb", "--build", str(root), str(archive)], check=True, stdout=subprocess.DEVNULL)
+    return archive
 
 
 def tarball(files: Mapping[str, bytes]) -> bytes:

@@ -96,6 +96,20 @@ def test_spam_drops_headers_and_cuts_long_mails(tmp_path):
     assert all_rows(tmp_path / "made") == [("buy\n\nnow", "spam"), ("z" * 20_000, "ham")]
 
 
+def test_captions_are_the_first_line_of_a_picture_and_its_folder(tmp_path):
+    stamps = "usr/share/tuxpaint/stamps"
+    files = put(
+        tmp_path / "files",
+        {
+            f"{stamps}/animals/cats/cat.txt": b"A cat.\nde.utf8=Eine Katze.\n",
+            f"{stamps}/food/apple.txt": b"An apple.\n",
+            f"{stamps}/food/apple.png": b"",
+        },
+    )
+    DATASETS["captions"].build(files, tmp_path / "made")
+    assert all_rows(tmp_path / "made") == [("A cat.", "animals"), ("An apple.", "food")]
+
+
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
 
 
@@ -138,4 +152,5 @@ def test_fetching_says_what_it_does_and_does_it_once(index, tmp_path, monkeypatc
 def test_an_unknown_name_lists_what_there_is(tmp_path):
     with pytest.raises(NotFound) as caught:
         fetch_dataset("mnist", tmp_path)
-    assert str(caught.value) == ("no demonstration data set named 'mnist'\nThere are: bbc, sentiment, drugs, spam.")
+    there = "bbc, sentiment, drugs, spam, captions"
+    assert str(caught.value) == f"no demonstration data set named 'mnist'\nThere are: {there}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import sys
 import tarfile
 
@@ -11,7 +12,7 @@ import pytest
 
 from graftwork.demo.packages import Package, fetch_package, unpack
 from graftwork.errors import DependencyMissing, DownloadFailed, StorageFull
-from tests.demo.archives import digest, source, tarball, wheel
+from tests.demo.archives import debian, digest, source, tarball, wheel
 
 
 @pytest.fixture
@@ -105,6 +106,28 @@ def test_an_archive_of_npm_that_is_another_one_is_refused(programs, tmp_path, in
     with pytest.raises(DownloadFailed, match="than the pinned one"):
         fetch_package(Package("@scope/mails", "1.0", "0" * 64, 1, kind="npm"), into)
     assert not (into / "files").exists()
+
+
+def test_apt_that_is_missing_is_named(programs, into):
+    with pytest.raises(DependencyMissing, match="is a package of Debian, which apt-get fetches"):
+        fetch_package(Package("pictures", "1.0", "0" * 64, 1, kind="debian"), into)
+
+
+def test_apt_downloads_the_version_asked_for(programs, tmp_path, into):
+    for name in ("dpkg-deb", "tar"):
+        programs(name, f'exec {shutil.which(name, path="/usr/bin:/bin")} "$@"\n')
+    archive = debian(tmp_path, "pictures", {"usr/share/pictures/a.txt": b"A cat."})
+    programs("apt-get", f'test "$1 $3" = "download pictures=1.0" && exec /bin/cp {archive} .\nexit 1\n')
+    package = Package("pictures", "1.0", digest(archive.read_bytes()), 1, kind="debian")
+    assert (fetch_package(package, into) / "usr" / "share" / "pictures" / "a.txt").read_bytes() == b"A cat."
+
+
+def test_what_apt_says_is_told(programs, into):
+    programs("dpkg-deb", "exit 1\n")
+    programs("apt-get", "echo \"E: Version '1.0' for 'pictures' was not found\" >&2\nexit 100\n")
+    with pytest.raises(DownloadFailed) as caught:
+        fetch_package(Package("pictures", "1.0", "0" * 64, 1, kind="debian"), into)
+    assert [problem.what for problem in caught.value.problems] == ["Version '1.0' for 'pictures' was not found"]
 
 
 def test_links_and_paths_that_lead_outside_are_passed_over(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 import graftwork.evaluation
 
-MODULES = ["compare", "evaluate", "intervals", "results", "temperature"]
+MODULES = ["compare", "comparison", "evaluate", "intervals", "results", "temperature"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -53,7 +53,7 @@ def test_too_few_rows_or_logits_that_say_nothing_leave_it_at_one():
     hnp.arrays(np.float32, (25, 3), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
     hnp.arrays(np.int64, (25,), elements=st.integers(0, 2)),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_finite_logits_give_a_temperature_within_bounds(logits, truth):
     temperature = fit_temperature(logits, truth)
     assert 0.05 <= temperature <= 20

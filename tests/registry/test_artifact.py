@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.numpy import save
@@ -151,7 +151,6 @@ def test_halves_of_a_pair_must_fit() -> None:
     assert "is no matrix" in problems(make_artifact(BASE, files=delta(**flat), tensors=(spec,)))
 
 
-@settings(deadline=None)
 @given(
     dtype=st.sampled_from([("F32", 4, "float32"), ("BF16", 2, "bfloat16"), ("F16", 2, "float16")]),
     bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20),

@@ -78,7 +78,7 @@ def test_only_digests_are_looked_up(blobs: BlobStore, digest: str) -> None:
         blobs.get(digest)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(content=st.binary(min_size=1, max_size=200), data=st.data())
 def test_any_flipped_bit_and_any_cut_is_refused_then_healed(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject

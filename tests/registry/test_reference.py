@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from graftwork.errors import ReferenceMalformed
@@ -10,7 +10,6 @@ from graftwork.registry.reference import Reference, check_word
 words = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
 
 
-@settings(deadline=None)
 @given(tenant=words, name=words, version=st.none() | st.integers(1, 999_999_999))
 def test_a_reference_is_read_as_it_is_written(tenant: str, name: str, version: int | None) -> None:
     reference = Reference(tenant, name, version)
@@ -18,7 +17,6 @@ def test_a_reference_is_read_as_it_is_written(tenant: str, name: str, version: i
     assert Reference.parse(f"{tenant}/{name}:production").alias == "production"
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_whatever_is_written_it_is_a_reference_or_refused(text: str) -> None:
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
@@ -103,7 +103,6 @@ def test_a_header_whose_length_looks_like_a_pickle_is_none() -> None:
 VALID = save({"a": np.ones((2, 2), np.float32), "b": np.zeros(3, np.float16)})
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_what_passes_after_any_damage_the_library_reads_alike(data: st.DataObject) -> None:
     damaged = bytearray(VALID)

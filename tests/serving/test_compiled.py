@@ -32,7 +32,7 @@ from tests.serving.compiling import LAYERS, NICENESS, Compiled, compiled_network
 # The compiler gives way to everything else on the machine: beside other work it takes minutes.
 pytestmark = pytest.mark.timeout(1200)
 
-PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+PROPERTY = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

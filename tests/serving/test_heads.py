@@ -18,7 +18,7 @@ def tensors(classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, torch.randn(classes, generator=generator)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     made=st.lists(st.tuples(st.integers(2, 9), st.sampled_from([0.5, 1.0, 3.0])), min_size=1, max_size=5),
     data=st.data(),

@@ -26,7 +26,7 @@ from graftwork.serving.stacked import StackedAdapters
 from graftwork.serving.stats import Meter
 from tests.serving.builders import ATTENTION, EVERY, TEXTS, Made, Spec, unhooked
 
-PROPERTY = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+PROPERTY = settings(max_examples=15, suppress_health_check=list(HealthCheck))
 
 
 def runner_for(
@@ -276,7 +276,7 @@ def test_texts_of_several_adapters_share_the_layers_below_them(bert: TextBackbon
     assert stats.step_seconds["trunk"].count == 1
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_more_adapters_than_slots_and_memory_answer_as_if_there_were_room(
     data: st.DataObject, bert: TextBackbone, made: Callable[..., Made]

@@ -88,7 +88,7 @@ def test_rows_of_every_kind_in_one_batch_get_what_each_gets_alone(
     assert len(np.unique(answers.round(3), axis=0)) == len(adapters)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_neither_order_nor_neighbours_matter(data: st.DataObject, bert: TextBackbone) -> None:
     adapters: list[Made | None] = [prefix_adapter(bert, seed, *shape) for seed, shape in enumerate(PREFIXES)]

@@ -155,7 +155,7 @@ def test_a_row_longer_than_the_budget_is_a_batch_of_its_own() -> None:
     assert [len(queue.take(0)) for _ in range(3)] == [1, 1, 0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     requests=st.lists(
         st.tuples(

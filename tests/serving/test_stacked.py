@@ -174,7 +174,7 @@ def test_closing_takes_the_hooks_off(linear: nn.Linear) -> None:
     assert not linear._forward_hooks
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(asked=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=12))
 def test_answers_are_right_through_any_sequence_of_evictions(asked: list[list[int]]) -> None:
     linear = nn.Linear(WIDE, WIDE)
@@ -211,7 +211,7 @@ def test_rows_without_an_update_are_as_the_base_leaves_them_bit_for_bit(linear: 
     torch.testing.assert_close(few[3], many[3])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(st.integers(0, 4), min_size=1, max_size=9), tokens=st.sampled_from([1, 3, 300]))
 def test_rows_by_themselves_and_rows_sorted_by_adapter_get_what_a_plain_loop_gives(
     rows: list[int], tokens: int

@@ -62,7 +62,7 @@ def test_twice_the_weight_is_twice_the_tokens() -> None:
         assert abs(served.tokens["gold"] / 2 - served.tokens["plain"]) <= QUANTUM
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     tenants=st.lists(
         st.tuples(
@@ -92,7 +92,7 @@ def test_whatever_they_send_those_with_a_backlog_get_their_shares(
         assert max(got) - min(got) <= most
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     flood=st.lists(st.integers(1, LONGEST), min_size=1, max_size=5),
     quiet=st.integers(1, LONGEST),
@@ -113,7 +113,7 @@ def test_who_comes_waits_for_no_more_than_the_batch_that_is_computed(
     assert pending in [task.pending for task in served.queue.take(0)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), tenants=st.integers(2, 8))
 def test_nobody_starves(seed: int, tenants: int) -> None:
     """A tenant's oldest request is reached after at most as many batches as there are tenants, times its counter's lag.
@@ -209,7 +209,7 @@ def test_a_batch_for_who_just_came_is_short_while_the_time_for_that_lasts() -> N
     assert prompt * served.fixed * 63 / 64 <= PROMPT_SHARE * (served.seconds - start + PROMPT_SECONDS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(waited=st.floats(0, 1))
 def test_others_get_what_is_left_of_a_batchs_time_since_somebody_came(waited: float) -> None:
     clock = Clock()
@@ -297,7 +297,7 @@ def test_what_a_turn_costs_does_not_grow_with_the_tenants() -> None:
     assert looks[1000] <= 1.5 * looks[10]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     requests=st.lists(
         st.tuples(

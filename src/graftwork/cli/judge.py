@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from graftwork.cli.asking import ask, class_indices, seen_before
 from graftwork.cli.options import (
     Delimiter,
     Encoding,
@@ -21,13 +22,8 @@ from graftwork.cli.options import (
 from graftwork.cli.session import services
 
 if TYPE_CHECKING:
-    from graftwork.data.findings import Finding
     from graftwork.evaluation.results import Evaluation
     from graftwork.registry.versions import AdapterVersion
-    from graftwork.serving.request import Classified
-    from graftwork.wiring import Services
-
-_WAIT_SECONDS = 3600.0
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +57,7 @@ def predict(
     _refuse_long(texts)
     with services() as opened:
         version = opened.catalog.resolve(reference)
-        answer = _classify(opened, version, texts)
+        answer = ask(opened, version, texts)
     ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
     if as_json:
         print_json(
@@ -145,8 +141,8 @@ def evaluate(
     rows = clean_dataset(given)
     with services() as opened:
         version = opened.catalog.resolve(reference)
-        truth = _class_indices(version, rows.labels, rows.rows, rows.source)
-        answer = _classify(opened, version, rows.texts)
+        truth = class_indices(version, rows.labels, rows.rows, rows.source)
+        answer = ask(opened, version, rows.texts)
         from graftwork.evaluation.evaluate import evaluate as measure
 
         majority = (version.manifest.metrics or {}).get("majority_label", version.labels[0])
@@ -161,7 +157,7 @@ def evaluate(
         print_json({"model": version.reference, "digest": version.digest, "evaluation": result})
     else:
         if given.digest == version.manifest.dataset.digest:
-            print_findings([_seen_before(version, len(given))])
+            print_findings([seen_before(version, len(given))])
         _print_evaluation(version.reference, result)
 
 
@@ -193,53 +189,9 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
     print_findings(manifest.warnings)
 
 
-def _classify(opened: Services, version: AdapterVersion, texts: Any) -> Classified:
-    """Ask a short-lived engine."""
-    from graftwork.serving.engine import EngineLimits
-
-    engine = opened.engine(EngineLimits(queue_texts=max(1, len(texts))))
-    engine.start()
-    try:
-        return engine.classify(version.tenant, version.base, version.digest, texts).result(_WAIT_SECONDS)
-    finally:
-        engine.close(drain=False, timeout=10.0)
-
-
 def _ranked(version: AdapterVersion, row: Any, count: int) -> list[tuple[str, float]]:
     order = sorted(range(len(row)), key=lambda index: (-float(row[index]), index))
     return [(version.labels[index], float(row[index])) for index in order[:count]]
-
-
-def _class_indices(version: AdapterVersion, labels: Any, rows: Any, source: str) -> Any:
-    import numpy as np
-
-    from graftwork.errors import DataRejected, Problem
-
-    order = {label: index for index, label in enumerate(version.labels)}
-    unknown: dict[str, int] = {}
-    for label, row in zip(labels, rows, strict=True):
-        if label not in order:
-            unknown.setdefault(label, row)
-    if unknown or not labels:
-        raise DataRejected(
-            f"{version.reference} cannot be judged on these rows",
-            problems=[Problem(f"{source}, row {row}", f"unknown label {label!r}") for label, row in unknown.items()]
-            or [Problem(source, "no usable row")],
-            remedy=f"Its labels are {', '.join(version.labels[:20])}{' …' if len(version.labels) > 20 else ''}.",
-        )
-    return np.array([order[label] for label in labels], dtype=np.int64)
-
-
-def _seen_before(version: AdapterVersion, count: int) -> Finding:
-    from graftwork.data.findings import Finding
-
-    return Finding(
-        code="seen-in-training",
-        severity="warning",
-        message=f"these are the rows that {version.reference} was trained on: it does better on them than on others",
-        count=count,
-        remedy="Judge on rows it has not seen; graft report shows how it did on those that were held out.",
-    )
 
 
 def _print_evaluation(name: str, result: Evaluation) -> None:

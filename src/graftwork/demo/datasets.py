@@ -92,6 +92,17 @@ def _spam(files: Path, made: Path) -> None:
     write_split(made, rows())
 
 
+def _captions(files: Path, made: Path) -> None:
+    """The English line of every caption of a picture; the picture's folder is its label."""
+    root = files / "usr" / "share" / "tuxpaint" / "stamps"
+
+    def rows() -> Iterable[Row]:
+        for path in root.rglob("*.txt"):
+            yield _decode(path.read_bytes()).split("\n", 1)[0], path.relative_to(root).parts[0]
+
+    write_split(made, rows())
+
+
 def write_split(folder: Path, rows: Iterable[Row]) -> None:
     """Write train.csv and test.csv: 70 % and 30 % of the distinct texts, in an order drawn once and for all.
 
@@ -192,5 +203,21 @@ DATASETS: Mapping[str, Source] = {
             "train.csv": "98a550bc7a19483b041d7f1ca8b6879ecdb62d713b75ad6755c0284f49739c2f",
         },
         build=_spam,
+    ),
+    "captions": Source(
+        title="captions of pictures for children, 16 topics",
+        terms="GPL-2.0-or-later",
+        package=Package(
+            name="tuxpaint-stamps-default",
+            version="2022.06.04-1",
+            sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+            size=160_880_444,
+            kind="debian",
+        ),
+        digests={
+            "test.csv": "3c378488b6342627bc16f176524275566de0048371445cfeaaad802d58486c72",
+            "train.csv": "3361ac84dc27736a053590736f318bb735bd2f9f2ae32d852204115481421462",
+        },
+        build=_captions,
     ),
 }

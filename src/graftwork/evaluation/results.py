@@ -15,11 +15,13 @@ Metric = Literal["accuracy", "macro_f1", "log_loss"]
 _DECIMALS = 6
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """Values that do not change, all of them known and finite."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Interval(_Frozen):
+class Interval(Frozen):
     """A measured value and the limits between which the true one lies, at the evaluation's level.
 
     Attributes:
@@ -45,7 +47,7 @@ class Interval(_Frozen):
         return cls(value=value, low=min(low, value), high=max(high, value))
 
 
-class ClassMetrics(_Frozen):
+class ClassMetrics(Frozen):
     """How one class fared.
 
     A ratio whose denominator is zero (the recall of a class without test rows, the precision of a class never
@@ -68,7 +70,7 @@ class ClassMetrics(_Frozen):
     f1: Interval
 
 
-class Baseline(_Frozen):
+class Baseline(Frozen):
     """What something simpler reaches on the same rows.
 
     Attributes:
@@ -82,7 +84,7 @@ class Baseline(_Frozen):
     log_loss: Interval | None
 
 
-class Evaluation(_Frozen):
+class Evaluation(Frozen):
     """A classifier's quality on test rows.
 
     Attributes:
@@ -120,7 +122,7 @@ class Evaluation(_Frozen):
     seed: int
 
 
-class PairedDifference(_Frozen):
+class PairedDifference(Frozen):
     """Classifier a against classifier b on the same rows.
 
     Attributes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graftwork.evaluation.comparison import Comparison
 from graftwork.evaluation.results import Baseline, Evaluation, Interval
 
 _UNKNOWN = "–"
@@ -105,6 +106,38 @@ def mistakes_table(evaluation: Evaluation, *, most: int = 10) -> Table:
     return Table("Most frequent mistakes", ("true class", "predicted", "rows", "of the true class"), tuple(rows))
 
 
+def comparison_table(comparison: Comparison) -> Table:
+    """Every classifier against the first: points of accuracy and macro-F1, log loss, verdict.
+
+    Example of a row:
+
+        ("acme/news@2", "+3.2 % [+1.0, +5.5]", "+3.0 % [+0.7, +5.4]", "-0.100 [-0.151, -0.052]", "0.0061", "better")
+    """
+    rows = [
+        (
+            challenge.name,
+            *(_signed_percent(pair.difference) for pair in (challenge.accuracy, challenge.macro_f1)),
+            _signed_nats(challenge.log_loss.difference),
+            f"{challenge.p_value:.2g}",
+            challenge.verdict,
+        )
+        for challenge in comparison.challenges
+    ]
+    hints = [
+        f"About {challenge.rows_needed:,} rows would show a difference as large as {challenge.name}'s."
+        for challenge in comparison.challenges
+        if challenge.rows_needed
+    ]
+    corrected = " (Holm)" if len(rows) > 1 else ""
+    note = f"In brackets: {comparison.level:.0%} paired bootstrap intervals; p: exact McNemar test{corrected}."
+    return Table(
+        f"Against {comparison.challenges[0].against} on the same {comparison.rows:,} rows",
+        ("", "accuracy", "macro-F1", "log loss", "p", "accuracy is"),
+        tuple(rows),
+        " ".join([note, *hints]),
+    )
+
+
 def percent(interval: Interval) -> str:
     """`97.5 % [96.0, 98.6]`."""
     return f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
@@ -113,6 +146,14 @@ def percent(interval: Interval) -> str:
 def nats(interval: Interval) -> str:
     """`0.092 [0.071, 0.121]`."""
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _signed_percent(interval: Interval) -> str:
+    return f"{100 * interval.value:+.1f} % [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _signed_nats(interval: Interval) -> str:
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def _baseline_row(name: str, baseline: Baseline) -> tuple[str, str, str, str, str]:

@@ -102,10 +102,8 @@ def train(
         progress.advance(steps)
 
     with clock.stage("features"):
-        texts = prepared.rows.texts + prepared.test.texts
-        progress.stage("reading texts through the backbone", len(texts))
-        vectors = backbone.embed(texts, max_length=max_length, progress=advance)
-        features, test_features = vectors[: len(prepared.rows)], vectors[len(prepared.rows) :]
+        progress.stage("reading texts through the backbone", len(prepared.rows))
+        features = backbone.embed(prepared.rows.texts, max_length=max_length, progress=advance)
     with clock.stage("probe"):
         progress.stage("fitting the probe", None)
         probe = fit_probe(
@@ -131,7 +129,6 @@ def train(
         )
     with clock.stage("judge"):
         run.stop_if_asked()
-        progress.stage("judging on the test rows", len(prepared.test))
         draft = package(
             backbone,
             candidate,
@@ -141,7 +138,7 @@ def train(
             max_length=max_length,
             config=config,
         )
-        artifact, evaluation = _judged(backbone, draft, test_features, probe, prepared, config, progress)
+        artifact, evaluation = _judged(backbone, draft, probe, prepared, config, progress)
     artifact.check()
     return Trained(artifact, report, evaluation, {"seconds": clock.seconds})
 
@@ -172,7 +169,6 @@ def _few_bits(backbone: TextBackbone, progress: Progress) -> list[Finding]:
 def _judged(
     backbone: TextBackbone,
     draft: Artifact,
-    bare_features: torch.Tensor,
     probe: Probe,
     prepared: PreparedRows,
     config: TrainingConfig,
@@ -184,13 +180,15 @@ def _judged(
     """
     if not len(prepared.test):
         return draft, None
-    manifest = draft.manifest
-    features = bare_features
+    manifest, texts = draft.manifest, prepared.test.texts
+    progress.stage("judging on the test rows", len(texts) * (2 if manifest.tensors else 1))
+    bare = backbone.embed(texts, max_length=manifest.max_length, progress=progress.advance)
+    features = bare
     if manifest.tensors:
-        features = adapted_features(backbone, draft, prepared.test.texts, progress=progress.advance)
+        features = adapted_features(backbone, draft, texts, progress=progress.advance)
     own = probabilities(head_logits(draft, features), manifest.temperature)
     trained = bool(manifest.tensors or manifest.hidden)
-    beside = _probe_beside(probe, bare_features, prepared) if trained else None
+    beside = _probe_beside(probe, bare, prepared) if trained else None
     shares = np.bincount(prepared.labels, minlength=len(prepared.label_names)) / len(prepared.labels)
     evaluation = evaluate(
         own,
@@ -211,9 +209,9 @@ def _judged(
     return Artifact(manifest.model_copy(update=changes), draft.files), evaluation
 
 
-def _probe_beside(probe: Probe, bare_features: torch.Tensor, prepared: PreparedRows) -> NDArray[np.float64]:
+def _probe_beside(probe: Probe, features: torch.Tensor, prepared: PreparedRows) -> NDArray[np.float64]:
     """The probe's probabilities on the test rows."""
-    return probabilities(probe.logits(bare_features.numpy()), probe.temperature(prepared.labels))
+    return probabilities(probe.logits(features.numpy()), probe.temperature(prepared.labels))
 
 
 def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> DatasetRecord:

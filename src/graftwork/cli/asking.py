@@ -1,0 +1,63 @@
+"""Asking a published adapter about labelled rows: what `evaluate`, `predict` and `compare` share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graftwork.data.findings import Finding
+    from graftwork.registry.versions import AdapterVersion
+    from graftwork.serving.request import Classified
+    from graftwork.wiring import Services
+
+_WAIT_SECONDS = 3600.0
+
+
+def ask(opened: Services, version: AdapterVersion, texts: Any) -> Classified:
+    """Probabilities of each text `[texts, classes]`, from a short-lived engine."""
+    from graftwork.serving.engine import EngineLimits
+
+    engine = opened.engine(EngineLimits(queue_texts=max(1, len(texts))))
+    engine.start()
+    try:
+        return engine.classify(version.tenant, version.base, version.digest, texts).result(_WAIT_SECONDS)
+    finally:
+        engine.close(drain=False, timeout=10.0)
+
+
+def class_indices(version: AdapterVersion, labels: Any, rows: Any, source: str) -> Any:
+    """Class index of each row `[rows]`, int64.
+
+    Raises:
+        DataRejected: if the version does not know a label, or there is no row.
+    """
+    import numpy as np
+
+    from graftwork.errors import DataRejected, Problem
+
+    order = {label: index for index, label in enumerate(version.labels)}
+    unknown: dict[str, int] = {}
+    for label, row in zip(labels, rows, strict=True):
+        if label not in order:
+            unknown.setdefault(label, row)
+    if unknown or not labels:
+        raise DataRejected(
+            f"{version.reference} cannot be judged on these rows",
+            problems=[Problem(f"{source}, row {row}", f"unknown label {label!r}") for label, row in unknown.items()]
+            or [Problem(source, "no usable row")],
+            remedy=f"Its labels are {', '.join(version.labels[:20])}{' …' if len(version.labels) > 20 else ''}.",
+        )
+    return np.array([order[label] for label in labels], dtype=np.int64)
+
+
+def seen_before(version: AdapterVersion, count: int) -> Finding:
+    """A warning that the version was trained on these rows."""
+    from graftwork.data.findings import Finding
+
+    return Finding(
+        code="seen-in-training",
+        severity="warning",
+        message=f"these are the rows that {version.reference} was trained on: it does better on them than on others",
+        count=count,
+        remedy="Judge on rows it has not seen; graft report shows how it did on those that were held out.",
+    )
