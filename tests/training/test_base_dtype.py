@@ -38,8 +38,8 @@ def test_what_is_published_answers_as_on_a_base_of_the_values_read_back(saved: S
     class Noted:
         def stage(self, name: str, total: int | None) -> None: ...
         def note(self, text: str) -> None: ...
-        def advance(self, steps: int, **values: float) -> None:
-            losses.extend(value for name, value in values.items() if name == "loss")
+        def advance(self, steps: int = 1, **metrics: float) -> None:
+            losses.extend(value for name, value in metrics.items() if name == "loss")
 
     backbone = open_backbone(saved("bert"), bits=bits)
     trained = train(backbone, sentences(3, 120), config=config_of(bits, "fine_tuning.batch_size=16"), progress=Noted())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.plan_peaks import measured_peaks
 
@@ -12,7 +13,7 @@ STRATEGIES = ("lora", "prefix-tuning", "partial", "full")
 
 
 def test_a_run_takes_what_its_plan_says(tmp_path: Path) -> None:
-    changes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4}
+    changes: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4}
     folder = save_model(tmp_path / "model", "bert", **changes)
     peaks = measured_peaks(folder, STRATEGIES, tight=True, rows=50, tokens=64)
     told = [f"{peak.strategy}: {peak.ratio:.2f}" for peak in peaks]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class LeftOut(nn.Module):
@@ -85,4 +85,4 @@ def _facts(module: nn.Module, index: int) -> Hashable:
 
 def _shapes(module: nn.Module) -> Hashable:
     tensors = (*module._parameters.items(), *module._buffers.items())
-    return tuple((name, tuple(cast(Tensor, t).shape), t.dtype) for name, t in tensors if t is not None)
+    return tuple((name, tuple(t.shape), t.dtype) for name, t in tensors if t is not None)

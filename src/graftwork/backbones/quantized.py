@@ -58,7 +58,7 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`input [..., in]` times the weight, plus the bias: `[..., out]`."""
-        product = cast(Tensor, _Product.apply(input, self))
+        product = cast(Tensor, _Product.apply(input, self))  # type: ignore[no-untyped-call]
         return product if self.bias is None else product + self.bias
 
 

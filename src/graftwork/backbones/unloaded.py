@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from torch import nn
+
 from graftwork.backbones.alike import LeftOut, layer_kinds, layer_list
 from graftwork.backbones.attention import AttentionStack, find_attention
 from graftwork.backbones.backbone import TextBackbone
@@ -17,7 +19,6 @@ from graftwork.registry.manifest import BaseBits, Pooling
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from graftwork.backbones.tokenizer import Tokenizer
 
@@ -40,7 +41,7 @@ class UnloadedModel:
         self._config = config
         self._model = unloaded_model(config, dtype=dtype)
         found = layer_list(self._model, int(getattr(self._model.config, "num_hidden_layers", 0)))
-        name, self._list = found if found else ("", [])
+        name, self._list = found if found else ("", nn.ModuleList())
         self.layers: tuple[nn.Module, ...] = tuple(self._list)
         self.layer_names = tuple(f"{name}.{index}" for index in range(len(self.layers)))
         if bits:
@@ -107,8 +108,6 @@ def without_values() -> Iterator[None]:
 @contextmanager
 def _nothing_is_moved() -> Iterator[None]:
     """Let `nn.Module.to` do nothing: PyTorch cannot move tensors without values, and all are where they belong."""
-    from torch import nn
-
     moves = nn.Module.to
 
     def stay(module: nn.Module, *_args: Any, **_kwargs: Any) -> nn.Module:

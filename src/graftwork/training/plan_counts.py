@@ -215,7 +215,7 @@ class _Work:
             upper = live.restart()
 
         def watch(_layer: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            (output if isinstance(output, Tensor) else output[0]).register_hook(reached)
+            (output if isinstance(output, Tensor) else output[0]).register_hook(reached)  # type: ignore[no-untyped-call]
 
         watching = self._backbone.layers[self._attachment.split].register_forward_hook(watch)
         self._attachment.train(True)
