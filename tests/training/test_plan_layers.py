@@ -15,12 +15,12 @@ from tests.backbones.tiny import config_of
 
 LENGTHS = [9] * 40
 CASES = [
-    ("llama", "lora", ("lora.layers=4", "lora.rank=2")),
-    ("llama", "lora", ("lora.rank_pattern={'layers?.3.*': 2}",)),
+    ("llama", "lora", ("lora.layers=4", "lora.targets=attention")),
+    ("llama", "lora", ("lora.rank_pattern={'layers?.3.*': 2}", "lora.targets=attention")),
     ("llama", "prefix-tuning", ()),
     ("llama", "partial", ("partial.freeze_until=1",)),
     ("llama", "full", ()),
-    ("modernbert", "lora", ()),
+    ("modernbert", "lora", ("lora.targets=attention",)),
 ]
 
 
