@@ -31,6 +31,7 @@ BENCHMARKS = {
     "fairness": "fairness",
     "memory": "memory",
     "weights": "tuned_weights",
+    "chains": "chains",
 }
 
 

@@ -55,6 +55,7 @@ class Classifications(Sequence[Classification]):
         base: reference of the base model under it.
         tokens: tokens that were read.
         latency_ms: time on the server.
+        fallback_for: the reference that was asked for, when it has no adapter yet and the nearest above it answered.
     """
 
     results: tuple[Classification, ...]
@@ -63,6 +64,7 @@ class Classifications(Sequence[Classification]):
     base: str
     tokens: int
     latency_ms: float
+    fallback_for: str | None = None
 
     @overload
     def __getitem__(self, index: int) -> Classification: ...
@@ -252,6 +254,7 @@ def _classifications(answer: dict[str, Any]) -> Classifications:
             Classification(tuple(LabelScore(**score) for score in result["labels"])) for result in answer["results"]
         ),
         **{name: answer[name] for name in ("model", "digest", "base", "tokens", "latency_ms")},
+        fallback_for=answer.get("fallback_for"),
     )
 
 

@@ -148,6 +148,12 @@ class DataRejected(DataError):
     code = "data-rejected"
 
 
+class NotBetter(DataError):
+    """What was trained is worse than what answers already, so it was not published."""
+
+    code = "not-better"
+
+
 class ModelError(UserError):
     """The base model cannot be used."""
 

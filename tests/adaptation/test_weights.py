@@ -181,6 +181,8 @@ def test_what_names_no_layer_or_freezes_all_is_refused(
     before = state(backbone)
     with pytest.raises(SettingsInvalid) as caught:
         attach(backbone, "partial", **settings)
+    if "freeze_until" in settings and settings["freeze_until"] != -1:
+        assert "did you mean encoder.layer." in caught.value.problems[0].what
     assert [problem.where for problem in caught.value.problems] == [f"partial.{next(iter(settings))}"]
     assert told in caught.value.remedy
     assert_untouched(backbone, before)
@@ -199,8 +201,8 @@ def test_ways_that_contradict_each_other_are_refused_together() -> None:
 
 
 def test_a_name_or_an_index_survives_the_command_line() -> None:
-    by_name = TrainingConfig.parse(assignments=["partial.freeze_until=encoder.layer.2"])
-    by_index = TrainingConfig.parse(assignments=["partial.freeze_until=2"])
+    by_name = TrainingConfig.parse(strategy="partial", assignments=["partial.freeze_until=encoder.layer.2"])
+    by_index = TrainingConfig.parse(strategy="partial", assignments=["partial.freeze_until=2"])
     assert by_name.partial.freeze_until == "encoder.layer.2"
     assert by_index.partial.freeze_until == 2
     assert TrainingConfig.model_validate(by_name.model_dump(mode="json")) == by_name

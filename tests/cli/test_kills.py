@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from graftwork.adaptation import STRATEGIES
 from tests.cli.forked import Job, Outcome, run_jobs
 from tests.cli.running import Graft
 
@@ -20,13 +21,23 @@ SETTINGS = (
     # A start so strongly regularised that there is something to learn, and a rate so low that it is learned.
     "feature_extraction.penalties=[30]", "fine_tuning.learning_rate=1e-4",
 )  # fmt: skip
+# Of every other strategy a whole run, and one that is killed there.
+OTHERS = {
+    "feature-extraction": (0.6, ()),
+    "prefix-tuning": (0.5, ("prefix_tuning.length=4", "prefix_tuning.layers=2", "fine_tuning.learning_rate=1e-2")),
+    "partial": (0.7, ("partial.store=one-bit", "fine_tuning.learning_rate=3e-5")),
+    "full": (0.8, ("full.store=float16", "fine_tuning.learning_rate=3e-5")),
+}
 SHARES = (0.0, 0.4, 0.6, 0.8, 0.96, 0.99)
 FILE_LIMIT = 60_000  # more than the database and the adapter need, less than a checkpoint
 
 
-def line_for(rows: Path, *options: str) -> list[str]:
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    return ["train", str(rows), "--base", "tiny", "--name", "acme/topics", "--strategy", "lora", *settings, *options]
+def line_for(rows: Path, *options: str, strategy: str = "lora") -> list[str]:
+    chosen: tuple[str, ...] = SETTINGS
+    if strategy != "lora":
+        chosen = (*(text for text in SETTINGS if not text.startswith("lora.")), *OTHERS[strategy][1])
+    settings = [word for setting in chosen for word in ("--set", setting)]
+    return ["train", str(rows), "--base", "tiny", "--name", "acme/topics", "--strategy", strategy, *settings, *options]
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +62,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, furnished: Path, rows_fil
     add("stopped resumed", "stopped", "--resume", "--json")
     add("twice resumed", "twice", "--resume", "--json")
     add("full", "full", file_limit=FILE_LIMIT)
+    return outcomes_of(jobs) | {"": Outcome(0, str(folder), "", 0)}
+
+
+def outcomes_of(jobs: dict[str, Job]) -> dict[str, Outcome]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRAFT_DTYPE", "float32")
         patch.setenv("OMP_NUM_THREADS", "1")
-        done = run_jobs(list(jobs.values()))
-    return dict(zip(jobs, done, strict=True)) | {"": Outcome(0, str(folder), "", 0)}
+        return dict(zip(jobs, run_jobs(list(jobs.values())), strict=True))
 
 
 def digest_of(outcome: Outcome) -> str:
@@ -84,6 +98,35 @@ def test_a_killed_run_is_resumed_to_the_same_bits(
     expected = digest_of(outcomes["whole"])
     assert digest_of(outcomes[f"resumed {share}"]) == expected
     home = Path(outcomes[""].out) / f"home {share}"
+    assert look_at(home, graft, monkeypatch) == [("acme/topics@2", expected)]
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory, furnished: Path, rows_file: Path) -> dict[str, Outcome]:
+    """Of every other strategy a whole run, one that is killed, and its resumption, in homes named like them."""
+    folder = tmp_path_factory.mktemp("others")
+    jobs: dict[str, Job] = {}
+    for strategy, (share, _) in OTHERS.items():
+        whole, killed = (str(shutil.copytree(furnished, folder / f"{what} {strategy}")) for what in ("whole", "killed"))
+        line = line_for(rows_file, "--json", strategy=strategy)
+        jobs[f"whole {strategy}"] = Job(whole, line)
+        jobs[f"killed {strategy}"] = Job(killed, line, kill_at=share)
+        jobs[f"resumed {strategy}"] = Job(killed, [*line, "--resume"])
+    return outcomes_of(jobs) | {"": Outcome(0, str(folder), "", 0)}
+
+
+@pytest.mark.parametrize("strategy", OTHERS)
+def test_a_killed_run_of_any_strategy_is_resumed_to_the_same_bits(
+    others: dict[str, Outcome], graft: Graft, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    assert {*OTHERS, "lora"} == set(STRATEGIES)
+    whole = others[f"whole {strategy}"]
+    manifest, expected = json.loads(whole.out)["manifest"], digest_of(whole)
+    assert "no epoch was better" not in manifest["decision"]
+    assert bool(manifest["tensors"]) == (strategy != "feature-extraction")
+    assert others[f"killed {strategy}"].code == -signal.SIGKILL
+    assert digest_of(others[f"resumed {strategy}"]) == expected
+    home = Path(others[""].out) / f"killed {strategy}"
     assert look_at(home, graft, monkeypatch) == [("acme/topics@2", expected)]
 
 

@@ -4,11 +4,16 @@ import csv
 import json
 import os
 import pty
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
+import torch
 
 from tests.cli.running import Graft, environment
 from tests.cli.samples import draw_rows
@@ -48,6 +53,7 @@ def test_json_holds_the_manifest_and_the_same_seed_gives_the_same_digest(
     assert record["rows_from"] == str(rows_file)
     assert list(record["seconds"]) == ["load", "check", "features", "probe", "strategy", "judge"]
     assert 0 < sum(record["seconds"].values()) <= record["total_seconds"] + 0.01
+    assert 0 < record["seconds_to_first_step"] < time.time() - psutil.Process().create_time()
     assert published["manifest"]["settings"]["fine_tuning"]["epochs"] == 1
     assert published["manifest"]["dataset"]["rows"] == 60
     assert set(published["manifest"]["metrics"]) >= {"accuracy", "macro_f1", "log_loss", "majority", "probe"}
@@ -55,6 +61,11 @@ def test_json_holds_the_manifest_and_the_same_seed_gives_the_same_digest(
     assert (again["reference"], again["digest"]) == ("acme/topics@3", published["digest"])
     other = line_for(rows_file, "--strategy", "lora", "--set", "fine_tuning.epochs=1", "--seed", "1", "--json")
     assert graft(other).json["digest"] != published["digest"]
+
+
+def test_without_an_optimizer_step_there_is_none_to_time(graft: Graft, home: Path, rows_file: Path) -> None:
+    record = graft(line_for(rows_file, "--strategy", "feature-extraction", "--json")).json["record"]
+    assert "seconds_to_first_step" not in record
 
 
 def test_auto_says_why(graft: Graft, home: Path, rows_file: Path) -> None:
@@ -140,6 +151,25 @@ def test_measurements_go_to_a_file_and_nothing_is_left_of_the_run(
     assert {path.name for path in (home / "runs" / "acme").iterdir()} == {".topics.lock"}
 
 
+def test_tensorboard_reads_what_the_log_holds(graft: Graft, home: Path, rows_file: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log, board = tmp_path / "log.jsonl", tmp_path / "board"
+    options = ["--strategy", "lora", "--set", "fine_tuning.epochs=1", "--set", "fine_tuning.batch_size=16"]
+    assert graft(line_for(rows_file, *options, "--log", str(log), "--tensorboard", str(board), "--json")).code == 0
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    wanted = {
+        f"lora/{name}": [(line["step"], float(np.float32(line[name]))) for line in logged if name in line]
+        for name in {name for line in logged for name in line} - {"stage", "step"}
+    }
+    (folder,) = board.iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    shown = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert folder.name == "acme-topics"
+    assert shown == wanted
+    assert len(shown["lora/loss"]) == 3
+
+
 def test_nothing_to_resume_is_said(graft: Graft, home: Path, rows_file: Path) -> None:
     done = graft(line_for(rows_file, "--strategy", "feature-extraction", "--resume"))
     assert done.code == 0
@@ -154,6 +184,36 @@ def test_a_folder_in_the_way_of_checkpoints_is_refused(graft: Graft, home: Path,
     assert (done.code, done.error["code"]) == (2, "settings-invalid")
     assert done.error["problems"] == [{"where": str(strange), "what": "is in the way"}]
     assert strange.read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings", "told"),
+    [
+        ("lora", ("lora.targets=[valu]",), "'valu' matches no linear layer; did you mean value?"),
+        ("lora", ("lora.rank=100",), "its weight is 32 x 48, so give at most 32"),
+        (
+            "partial",
+            ("partial.freeze_until=encoder.layr.1",),
+            "is no layer of this base; did you mean encoder.layer.1?",
+        ),
+        ("partial", ("partial.freeze_layers=auto", "partial.budget=1e-6"), "Give at least partial.budget="),
+        ("partial", ("lora.rank=3",), "has no effect with strategy partial: it is a setting of lora"),
+        (
+            "partial",
+            ("partial.freeze_until=1", "partial.freeze_ratio=0.5"),
+            "give one of freeze_until and freeze_ratio",
+        ),
+        ("lora", ("fine_tuning.class_weights.spam=3",), "The labels are animal, legal."),
+    ],
+)
+def test_what_does_not_fit_is_told_with_what_would(
+    graft: Graft, home: Path, rows_file: Path, strategy: str, settings: tuple[str, ...], told: str
+) -> None:
+    line = line_for(rows_file, "--strategy", strategy, *(word for text in settings for word in ("--set", text)))
+    done = graft(line)
+    assert done.code == 2
+    assert told in done.told
+    assert [version["reference"] for version in graft(["list", "--json"]).json] == ["acme/topics@1"]
 
 
 def test_settings_of_the_loop_that_cannot_be_are_all_told(graft: Graft, home: Path, rows_file: Path) -> None:
@@ -218,6 +278,48 @@ def test_a_dry_run_tells_the_plan_and_publishes_nothing(graft: Graft, home: Path
     assert "parameters are trained" in told.out
     assert "GFLOP/s" in told.out
     assert graft(["list", "--json"]).json == before
+
+
+def test_a_search_for_a_rate_finds_what_a_run_would_find_and_leaves_no_trace(
+    graft: Graft, home: Path, rows_file: Path
+) -> None:
+    settings = ("lora.rank=2", "fine_tuning.epochs=1", "fine_tuning.learning_rate=auto")
+    line = line_for(rows_file, "--strategy", "lora", *(word for text in settings for word in ("--set", text)))
+
+    def everything() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+    def dice() -> tuple[list[int], str, object]:
+        return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
+
+    before, thrown = everything(), dice()
+    found = graft([*line, "--find-rate", "--json"]).json
+    told = graft([*line, "--find-rate"])
+    assert everything() == before
+    assert dice() == thrown
+    assert not (home / "runs").joinpath("acme", "topics").exists()
+    assert found["strategy"] == "lora"
+    assert found["tried"][0]["rate"] == pytest.approx(1e-6)
+    least = min(found["tried"], key=lambda one: one["loss"])
+    assert found["learning_rate"] == pytest.approx(least["rate"] / 10, rel=0.05)
+    assert f"--set fine_tuning.learning_rate={found['learning_rate']:g}" in told.out
+    assert len([row for row in told.out.splitlines() if row.rstrip().endswith(" least")]) == 1
+    assert len(told.out.splitlines()) == len(found["tried"]) + 3
+    trained = graft([*line, "--json"]).json["manifest"]["settings"]["fine_tuning"]
+    assert trained["learning_rate"] == found["learning_rate"]
+
+
+def test_a_search_for_a_rate_is_refused_where_there_is_none_and_beside_what_trains(
+    graft: Graft, home: Path, rows_file: Path
+) -> None:
+    head = graft(line_for(rows_file, "--strategy", "feature-extraction", "--find-rate", "--json"))
+    assert (head.code, head.error["code"]) == (2, "settings-invalid")
+    assert "needs no learning rate" in head.error["message"]
+    both = graft(line_for(rows_file, "--find-rate", "--resume", "--dry-run", "--json"))
+    assert (both.code, both.error["message"]) == (
+        2,
+        "--dry-run and --find-rate and --resume cannot be given together",
+    )
 
 
 def test_a_plan_needs_a_configuration_alone(graft: Graft, home: Path, tmp_path: Path) -> None:

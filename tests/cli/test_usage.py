@@ -13,7 +13,7 @@ MISTAKES = {
     "no such verb": (["nonsense"], "no such command 'nonsense'", "graft --help"),
     "a near verb": (["trian"], "no such command 'trian'. Did you mean 'train'?", "graft --help"),
     "no file": (["train"], "missing argument 'FILE'", "graft train --help"),
-    "no base": (["train", "rows.csv"], "missing option '--base'", "graft train --help"),
+    "no base": (["train", "rows.csv"], "missing options '--name' and '--base' (or '--parent')", "graft train --help"),
     "no such option": (["base", "add", "x", "--nam", "y"], "no such option: --nam", "graft base add --help"),
     "one word too many": (["show", "acme/a", "b"], "got unexpected extra argument(s) (b)", "graft show --help"),
     "no number": (

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from graftwork.errors import NotFound
+from graftwork.errors import ArtifactInvalid, NotFound
 from graftwork.registry.base_rows import BaseModel
+from graftwork.registry.chain import MOST_ANCESTORS, read_ancestors
 from graftwork.registry.lineage import LineageNode, lineage
 from graftwork.registry.scope import EVERYTHING, Scope
 from tests.registry.builders import Registry, make_artifact
@@ -27,6 +28,27 @@ def family(registry: Registry, base: BaseModel) -> Registry:
     publish("acme/leaf", make_artifact(base, seed=3, parent=mid.digest))
     publish("acme/alone", make_artifact(base, seed=4))
     return registry
+
+
+def test_strategies_that_do_not_add_up_are_not_published_as_a_chain(family: Registry, base: BaseModel) -> None:
+    root = family.catalog.resolve("acme/root")
+    with pytest.raises(ArtifactInvalid, match="the adapter is made by partial, which cannot be part of a chain"):
+        family.catalog.publish("acme/x", make_artifact(base, seed=7, parent=root.digest, strategy="partial"))
+    prefix = family.catalog.publish("acme/prefix", make_artifact(base, seed=8, strategy="prefix-tuning"))
+    with pytest.raises(ArtifactInvalid, match="its parent is made by prefix-tuning"):
+        family.catalog.publish("acme/x", make_artifact(base, seed=7, parent=prefix.digest))
+
+
+def test_a_chain_ends_somewhere(registry: Registry, base: BaseModel) -> None:
+    parent = None
+    for seed in range(MOST_ANCESTORS + 1):
+        parent = registry.catalog.publish("acme/deep", make_artifact(base, seed=seed, parent=parent)).digest
+    assert parent is not None
+    deepest = registry.catalog.read(parent)
+    ancestors = read_ancestors(registry.catalog.read, deepest)
+    assert [one.digest for one in ancestors] == [v.digest for v in registry.catalog.versions("acme/deep")[-2::-1]]
+    with pytest.raises(ArtifactInvalid, match="more than 8 ancestors"):
+        registry.catalog.publish("acme/deep", make_artifact(base, seed=99, parent=parent))
 
 
 def test_a_base_shows_all_that_descends_from_it(family: Registry) -> None:

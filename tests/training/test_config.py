@@ -40,9 +40,56 @@ def test_every_mistake_is_listed_with_the_nearest_name() -> None:
     assert told["learning_rate"] == "is unknown; did you mean fine_tuning.learning_rate?"
     assert "greater than or equal to 1" in told["fine_tuning.epochs"]
     assert told["seed"] == "is not of the form key=value"
-    assert "'prefix-tuning', 'partial' or 'full'" in told["strategy"]
+    assert told["strategy"].endswith("'prefix-tuning', 'partial' or 'full', not 'lorra'; did you mean lora?")
     assert "max_length" in told
     assert "lora.alpha" in caught.value.remedy
+
+
+def test_what_contradicts_itself_is_told_beside_every_other_mistake() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        TrainingConfig.parse(
+            strategy="partial",
+            assignments=[
+                "partial.freeze_until=1", "partial.freeze_ratio=0.5", "partial.stroe=float16", "lora.rank=3",
+                "fine_tuning.learning_rate=-1", "prefix_tuning.length=2", "fine_tuning.precision=float61",
+                "partial.freeze_layers=often",
+            ],
+        )  # fmt: skip
+    assert {problem.where: problem.what for problem in caught.value.problems} == {
+        "partial": "contradicts itself: give one of freeze_until and freeze_ratio and freeze_layers",
+        "partial.stroe": "is unknown; did you mean partial.store?",
+        "partial.freeze_layers": "input should be a valid integer, unable to parse string as an integer, or input "
+        "should be 'auto', not 'often'",
+        "lora.rank": "has no effect with strategy partial: it is a setting of lora",
+        "prefix_tuning.length": "has no effect with strategy partial: it is a setting of prefix-tuning",
+        "fine_tuning.learning_rate": "input should be greater than 0, or input should be 'auto', not -1",
+        "fine_tuning.precision": "input should be 'float32', 'bfloat16' or 'float16', not 'float61'; did you mean "
+        "float16?",
+    }
+
+
+@pytest.mark.parametrize(
+    "strange", ["strategy=[lora]", "strategy={a: 1}", "partial=[1]", "partial=often", "lora.rank={}"]
+)
+def test_values_of_another_shape_are_told_and_nothing_else(strange: str) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        TrainingConfig.parse(assignments=[strange])
+    (problem,) = caught.value.problems
+    assert problem.where == strange.partition("=")[0]
+
+
+def test_what_is_alone_is_told_once() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        TrainingConfig.parse(strategy="partial", assignments=["partial.freeze_until=1", "partial.freeze_ratio=0.5"])
+    (problem,) = caught.value.problems
+    assert str(problem) == "partial: contradicts itself: give one of freeze_until and freeze_ratio"
+
+
+def test_settings_that_are_inherited_may_be_those_of_another_strategy() -> None:
+    lora = TrainingConfig.parse(strategy="lora", assignments=["lora.rank=2", "seed=3"]).model_dump(mode="json")
+    config = TrainingConfig.parse(inherited=lora, strategy="partial", assignments=["partial.store=float16"])
+    assert (config.strategy, config.seed, config.lora.rank, config.partial.store) == ("partial", 3, 2, "float16")
+    assert TrainingConfig.parse(assignments=["lora.rank=2", "feature_extraction.folds=3"]).lora.rank == 2
 
 
 def test_a_config_survives_the_manifest() -> None:

@@ -22,6 +22,7 @@ from graftwork.training.objective import Objective
 from graftwork.training.probe import fit_head
 from graftwork.training.progress import Silent
 from graftwork.training.runs import Run
+from graftwork.training.start import Rows, Start
 from graftwork.training.tuner import Tuner
 
 Backbones = Callable[..., TextBackbone]
@@ -66,22 +67,23 @@ def run(
     lora = LoraSettings(rank=4, layers=layers, dropout=dropout, store="float32")
     ids = backbone.encode(TEXTS)
     with Lora().attach(backbone, lora, seed=seed) as attachment:
-        tuned = fine_tune(
-            backbone,
-            attachment,
+
+        def rows(labels: Any) -> Rows:
+            kept = Activations(backbone, ids, split=attachment.split, memory=memory, folder=folder)
+            return Rows.of(kept, labels, backbone.device)
+
+        begun = Start(
+            backbone=backbone,
+            attachment=attachment,
             weight=np.full((2, backbone.width), start, dtype=np.float64),
             bias=np.full(2, start_bias, dtype=np.float64),
-            train=Activations(backbone, ids, split=attachment.split, memory=memory, folder=folder),
-            train_labels=LABELS,
-            validation=Activations(backbone, ids, split=attachment.split, memory=memory, folder=folder),
-            validation_labels=validation_labels,
+            train=rows(LABELS),
+            validation=rows(validation_labels),
             settings=FineTuningSettings(**{"epochs": 6, "batch_size": 8, **settings}),
-            learning_rate=learning_rate,
             seed=seed,
-            progress=watcher or Silent(),
             class_weights=class_weights,
-            run=around,
         )
+        tuned = fine_tune(begun, learning_rate=learning_rate, progress=watcher or Silent(), run=around)
         return tuned, attachment.delta().files
 
 

@@ -135,3 +135,10 @@ def test_tuned_weights_are_counted_as_they_will_be_trained(
     )
     assert plan.trainable == numbers + 3 * 33
     assert plan.split == (1 if frozen else 0)
+
+
+def test_a_split_that_is_looked_for_is_planned_as_the_dearest_with_the_whole_budget(saved: Saved) -> None:
+    searching = planned(saved("bert"), "partial.freeze_layers=auto", "partial.budget=3", strategy="partial")
+    deepest = planned(saved("bert"), "partial.freeze_layers=0", strategy="partial")
+    assert (searching.split, searching.trainable) == (0, deepest.trainable)
+    assert searching.flops == deepest.flops + 3 * 50_000_000_000

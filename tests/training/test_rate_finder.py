@@ -17,23 +17,26 @@ from graftwork.training.config import FineTuningSettings
 from graftwork.training.objective import Objective
 from graftwork.training.progress import Silent
 from graftwork.training.rate_finder import FoundRate, find_rate
+from graftwork.training.start import Rows, Start
 from tests.training.test_loop import LABELS, TEXTS
 
 Backbones = Callable[..., TextBackbone]
 
 
 def find(backbone: TextBackbone, attachment: Any, **settings: Any) -> FoundRate:
-    return find_rate(
-        backbone,
-        attachment,
+    kept = Activations(backbone, backbone.encode(TEXTS), split=attachment.split)
+    rows = Rows.of(kept, LABELS, backbone.device)
+    start = Start(
+        backbone=backbone,
+        attachment=attachment,
         weight=np.zeros((2, backbone.width)),
         bias=np.zeros(2),
-        train=Activations(backbone, backbone.encode(TEXTS), split=attachment.split),
-        train_labels=LABELS,
+        train=rows,
+        validation=rows,
         settings=FineTuningSettings(batch_size=16, **settings),
         seed=0,
-        progress=Silent(),
     )
+    return find_rate(start, progress=Silent())
 
 
 def test_it_finds_a_rate_and_leaves_no_trace(backbone_of: Backbones) -> None:

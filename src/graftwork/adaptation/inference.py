@@ -15,6 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from graftwork.adaptation import strategy_of
+from graftwork.adaptation.chain import check_chain, inherited
 from graftwork.backbones.belonging import check_belongs
 from graftwork.errors import Problem
 from graftwork.registry.artifact import HEAD, Artifact
@@ -28,14 +29,35 @@ def adapted_features(
     artifact: Artifact,
     texts: Sequence[str],
     *,
+    ancestors: Sequence[Artifact] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Pooled vectors `[texts, width]`, float32, with the adapter's delta in place.
+    """Pooled vectors `[texts, width]`, float32, with the adapter's delta in place, on top of its ancestors'.
+
+    Args:
+        backbone: the frozen backbone.
+        artifact: the adapter.
+        texts: the texts.
+        ancestors: its parent, the parent's parent and so on; none for a child of the base itself.
+        progress: called after each batch with the number of texts it held.
 
     Raises:
         BaseMismatch: if the adapter was made for another base model.
-        ArtifactInvalid: if its files are not what its manifest says.
+        ArtifactInvalid: if its files are not what its manifest says, or its ancestors are others.
     """
+    check_chain(artifact, ancestors)
+    with inherited(backbone, ancestors):
+        return features_on_top(backbone, artifact, texts, progress=progress)
+
+
+def features_on_top(
+    backbone: TextBackbone,
+    artifact: Artifact,
+    texts: Sequence[str],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """The same where the updates of its ancestors are in place already (see `chain.inherited`)."""
     artifact.check()
     own = artifact.manifest.pooling
     unlike = [] if own == backbone.pooling else [Problem("manifest.json, pooling", f"is {own}, not {backbone.pooling}")]

@@ -5,6 +5,7 @@ The stored files are plain PEFT: `PeftModel.from_pretrained(AutoModel.from_pretr
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -237,7 +238,7 @@ def _targets(backbone: TextBackbone, settings: LoraSettings) -> list[str]:
     else:
         wanted = settings.targets
         problems += [
-            Problem("lora.targets", f"{target!r} matches no linear layer")
+            Problem("lora.targets", f"{target!r} matches no linear layer{_nearest(target, available['all'])}")
             for target in wanted
             if target not in available["all"]
         ]
@@ -249,7 +250,7 @@ def _targets(backbone: TextBackbone, settings: LoraSettings) -> list[str]:
         raise SettingsInvalid(
             "LoRA's settings do not fit this base model",
             problems=problems,
-            remedy=f"The linear layers are {', '.join(available['all'])}.",
+            remedy=f"The linear layers that can be named are {', '.join(available['all'])}.",
         )
     return targets
 
@@ -271,10 +272,14 @@ def _misfits(backbone: TextBackbone, settings: LoraSettings, targets: Sequence[s
     highest: dict[int, str] = {}
     for name in targets:
         rank = next((rank for key, rank in settings.rank_pattern.items() if _fits(key, name)), settings.rank)
-        if rank > min(_weight(backbone, name).shape):
+        if rank > _highest(backbone, name):
             highest[rank] = name
     problems += [
-        Problem("lora.rank", f"{rank} is above what {name} can use: its weight is {_shape(backbone, name)}")
+        Problem(
+            "lora.rank",
+            f"{rank} is above what {name} can use: its weight is {_shape(backbone, name)}, "
+            f"so give at most {_highest(backbone, name)}",
+        )
         for rank, name in highest.items()
     ]
     if settings.init == "pissa" and backbone.dtype_name != "float32":
@@ -288,6 +293,16 @@ def _misfits(backbone: TextBackbone, settings: LoraSettings, targets: Sequence[s
 def _fits(pattern: str, module: str) -> bool:
     """As PEFT matches `rank_pattern` and `alpha_pattern`."""
     return re.match(rf"(.*\.)?({pattern})$", module) is not None
+
+
+def _highest(backbone: TextBackbone, module: str) -> int:
+    """The rank of a weight that has all it can have."""
+    return min(_weight(backbone, module).shape)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _shape(backbone: TextBackbone, module: str) -> str:

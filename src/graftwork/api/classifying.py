@@ -17,6 +17,7 @@ from graftwork.api.problems import internal, problem_content, told
 from graftwork.api.ranking import ranked, transformed
 from graftwork.api.wanted import Wanted
 from graftwork.errors import GraftworkError, Problem
+from graftwork.registry.reference import Reference
 
 if TYPE_CHECKING:
     from graftwork.registry.versions import AdapterVersion
@@ -56,19 +57,21 @@ async def classify(serving: Serving, call: Call, wanted: Wanted) -> Answer:
 
 def classes_body(version: AdapterVersion, answer: Classified, wanted: Wanted, started: float) -> bytes:
     """The answer of `/v1/classify` for one model; `started` is `time.perf_counter()` when the request came."""
-    return f'{{{_classes(version, answer, wanted)},"latency_ms":{_latency_ms(started)}}}'.encode()
+    return f'{{{_classes(version, answer, wanted, wanted.models[0])},"latency_ms":{_latency_ms(started)}}}'.encode()
 
 
 async def predict(serving: Serving, call: Call, wanted: Wanted) -> Answer:
     """The answer of `/predict`: lists of labels alone, and in headers who gave them."""
     version, answer = await _one(serving, call, wanted)
     rows = ranked(answer.labels, transformed(answer, wanted.function), wanted.top_k)
-    headers = ((b"x-graftwork-model", version.reference.encode()), (b"x-graftwork-digest", answer.digest.encode()))
-    return Answer(f"[{','.join(rows)}]".encode(), headers)
+    headers = [(b"x-graftwork-model", version.reference.encode()), (b"x-graftwork-digest", answer.digest.encode())]
+    if _falls_back(version.tenant, version.name, wanted.models[0]):
+        headers.append((b"x-graftwork-fallback-for", wanted.models[0].encode()))
+    return Answer(f"[{','.join(rows)}]".encode(), tuple(headers))
 
 
 async def _one(serving: Serving, call: Call, wanted: Wanted) -> tuple[AdapterVersion, Classified]:
-    version = await serving.lookups.adapter(wanted.models[0], call.identity.scope)
+    version = await serving.lookups.answering(wanted.models[0], call.identity.scope)
     future = await serving.classify(call.identity, version, wanted.texts)
     if future.done():
         return version, future.result()
@@ -80,7 +83,7 @@ async def _classify_each(serving: Serving, call: Call, wanted: Wanted) -> Answer
     found: list[AdapterVersion | GraftworkError] = []
     for name in wanted.models:
         try:
-            found.append(await serving.lookups.adapter(name, call.identity.scope))
+            found.append(await serving.lookups.answering(name, call.identity.scope))
         except GraftworkError as error:
             found.append(error)
     versions = [version for version in found if not isinstance(version, GraftworkError)]
@@ -96,7 +99,7 @@ async def _classify_each(serving: Serving, call: Call, wanted: Wanted) -> Answer
             told(failure, call.request_id)
             parts.append(to_json({"model": name, "error": problem_content(failure, call.request_id)}).decode())
         else:
-            parts.append(f"{{{_classes(version, result, wanted)}}}")
+            parts.append(f"{{{_classes(version, result, wanted, name)}}}")
     if len(errors) == len(parts):
         raise _all_failed(errors, call.request_id)
     return Answer(f'{{"answers":[{",".join(parts)}],"latency_ms":{_latency_ms(call.started)}}}'.encode())
@@ -118,11 +121,11 @@ def _all_failed(errors: list[GraftworkError], request_id: str) -> GraftworkError
     )
 
 
-def _classes(version: AdapterVersion, answer: Classified, wanted: Wanted) -> str:
+def _classes(version: AdapterVersion, answer: Classified, wanted: Wanted, asked: str) -> str:
     """The members of an answer that tell who gave it, and the labels of each text."""
     rows = ranked(answer.labels, transformed(answer, None), wanted.top_k)
     results = '},{"labels":'.join(rows)
-    opening = _opening(version.tenant, version.name, version.version, answer.digest, version.base_reference)
+    opening = _opening(version.tenant, version.name, version.version, answer.digest, version.base_reference, asked)
     return f'{opening},"results":[{{"labels":{results}}}],"tokens":{answer.tokens}'
 
 
@@ -131,6 +134,13 @@ def _latency_ms(started: float) -> str:
 
 
 @lru_cache(maxsize=10_000)
-def _opening(tenant: str, name: str, version: int, digest: str, base: str) -> str:
+def _opening(tenant: str, name: str, version: int, digest: str, base: str, asked: str) -> str:
     """Members that are the same in every answer of a version. Names, digests and references need no escapes."""
-    return f'"model":"{tenant}/{name}@{version}","digest":"{digest}","base":"{base}"'
+    opening = f'"model":"{tenant}/{name}@{version}","digest":"{digest}","base":"{base}"'
+    return f'{opening},"fallback_for":"{asked}"' if _falls_back(tenant, name, asked) else opening
+
+
+@lru_cache(maxsize=10_000)
+def _falls_back(tenant: str, name: str, asked: str) -> bool:
+    """Whether the adapter of this name answers for one that is not there."""
+    return Reference.parse(asked).bare != f"{tenant}/{name}"

@@ -63,7 +63,7 @@ class Instant:
         if wanted is None or wanted.several or len(wanted.texts) > _TEXTS:
             return None
         identity = identity_of(scope)
-        version = serving.lookups.known_adapter(wanted.models[0], identity.scope)
+        version = serving.lookups.known_answering(wanted.models[0], identity.scope)
         if version is None:
             return None
         tenant = identity.tenant or version.tenant

@@ -19,7 +19,7 @@ from anyio import CapacityLimiter, to_thread
 from graftwork.api.memory import Memory
 from graftwork.errors import Conflict, NotFound
 from graftwork.registry.base_rows import BaseModel
-from graftwork.registry.reference import Reference
+from graftwork.registry.reference import Reference, resolve_nearest
 from graftwork.registry.scope import Scope
 from graftwork.registry.versions import AdapterVersion
 
@@ -49,10 +49,24 @@ class Lookups:
         self._reader = ThreadPoolExecutor(1, "graftwork-names")
         self._asking: Future[int | None] | None = None
 
-    def known_adapter(self, reference: str, scope: Scope) -> AdapterVersion | None:
-        """What `adapter` would give, if that is known and trusted; None when the registry has to be asked."""
-        known: AdapterVersion | None = self._known(("adapter", reference, scope))
+    def known_answering(self, reference: str, scope: Scope) -> AdapterVersion | None:
+        """What `answering` would give, if that is known and trusted; None when the registry has to be asked."""
+        known: AdapterVersion | None = self._known(("answering", reference, scope))
         return known
+
+    async def answering(self, reference: str, scope: Scope) -> AdapterVersion:
+        """The version that answers for a reference now: the one it means, or that of the nearest name above it.
+
+        Raises:
+            ReferenceMalformed: it is no reference.
+            NotFound: no such adapter in scope, nor any above it.
+        """
+        key = ("answering", reference, scope)
+        known: AdapterVersion | None = self._known(key)
+        if known is not None:
+            return known
+        parsed = Reference.parse(reference)
+        return await self._kept(key, lambda: resolve_nearest(lambda each: self._catalog.resolve(each, scope), parsed))
 
     async def adapter(self, reference: str, scope: Scope) -> AdapterVersion:
         """The version that a reference means now.

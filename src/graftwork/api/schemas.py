@@ -158,6 +158,9 @@ class ClassifyAnswer(BaseModel):
     model: str = Field(description="the reference, resolved to a version")
     digest: str = Field(description="SHA-256 of the adapter that answered")
     base: str = Field(description="reference of the base model under it")
+    fallback_for: str | None = Field(
+        None, description="the reference asked for, when it has no adapter yet and the nearest above it answered"
+    )
     results: list[Classification]
     tokens: int = Field(description="tokens that were read, special tokens included")
     latency_ms: float = Field(description="from the arrival of the request to its answer")
@@ -207,6 +210,9 @@ class AnswerOfModel(BaseModel):
     model: str
     digest: str
     base: str
+    fallback_for: str | None = Field(
+        None, description="the reference asked for, when it has no adapter yet and the nearest above it answered"
+    )
     results: list[Classification]
     tokens: int
 

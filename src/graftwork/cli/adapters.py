@@ -87,17 +87,29 @@ def show(reference: ReferenceArgument, as_json: Json = False) -> None:
         version = opened.catalog.resolve(reference)
         described = describe_adapter(version, with_manifest=True)
         others = opened.catalog.versions(f"{version.tenant}/{version.name}")
+        line = _line(opened, version)
     if as_json:
         print_json(described)
         return
-    print_table(version.reference, ("field", "value"), _fields(version, others))
+    print_table(version.reference, ("field", "value"), _fields(version, others, line))
     if version.manifest.metrics is not None:
         print_evaluation_table(
             quality_table(Evaluation.model_validate(version.manifest.metrics), name=version.reference)
         )
 
 
-def _fields(version: AdapterVersion, others: list[AdapterVersion]) -> list[tuple[str, str]]:
+def _line(opened: Services, version: AdapterVersion) -> str:
+    """What a child stands on, from the base model to its parent; empty for a child of the base itself."""
+    from graftwork.registry.lineage import line_to_subject
+    from graftwork.registry.lineage import lineage as find
+
+    if version.parent is None:
+        return ""
+    root = find(opened.database, opened.catalog, version.reference)
+    return " -> ".join(node.reference for node in line_to_subject(root)[:-1])
+
+
+def _fields(version: AdapterVersion, others: list[AdapterVersion], line: str) -> list[tuple[str, str]]:
     from graftwork.cli.console import file_size, moment
 
     manifest = version.manifest
@@ -107,6 +119,7 @@ def _fields(version: AdapterVersion, others: list[AdapterVersion]) -> list[tuple
         ("digest", version.digest),
         ("aliases", ", ".join(version.aliases)),
         ("base", f"{version.base_reference}, fingerprint {version.base[:12]}"),
+        ("stands on", line),
         ("parent", version.parent or ""),
         ("strategy", version.strategy),
         ("chosen because", manifest.decision),
@@ -235,19 +248,23 @@ def export(
         return
     size = sum((to / name).stat().st_size for name in names)
     say(f"Wrote {', '.join(names)} of {version.reference} ({file_size(size)}) to {to}.")
+    if version.parent and not merged:
+        say("It is only what it adds to its parent: --merged writes the whole chain as one model.")
 
 
 def _write_merged(opened: Services, version: AdapterVersion, artifact: Artifact, to: Path) -> list[str]:
+    from graftwork.registry.chain import read_ancestors
     from graftwork.registry.durable import storage_error
     from graftwork.training.export import export_merged
 
     base = opened.bases.resolve(version.base)
+    ancestors = read_ancestors(opened.catalog.read, artifact)
     backbone = opened.backbone(base)
     try:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(f"{to} cannot be written", error) from error
-    return export_merged(backbone, artifact, opened.bases.fetch(base), to)
+    return export_merged(backbone, artifact, opened.bases.fetch(base), to, ancestors)
 
 
 def _write_files(artifact: Artifact, to: Path) -> list[str]:

@@ -49,21 +49,28 @@ def predict(
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Classify texts with a published adapter, through the same engine that serves."""
-    from graftwork.cli.console import print_json, print_table
+    """Classify texts with a published adapter, through the same engine that serves.
+
+    While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so.
+    """
+    from graftwork.cli.console import print_json, print_table, say
+    from graftwork.registry.reference import Reference, resolve_nearest
 
     if texts == ["-"]:
         texts = _lines(sys.stdin.buffer)
     _refuse_long(texts)
+    asked = Reference.parse(reference)
     with services() as opened:
-        version = opened.catalog.resolve(reference)
+        version = resolve_nearest(opened.catalog.resolve, asked)
         answer = ask(opened, version, texts)
+    fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
     ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
     if as_json:
         print_json(
             {
                 "model": version.reference,
                 "digest": version.digest,
+                **fallback,
                 "results": [
                     {"text": text, "labels": [{"label": label, "score": score} for label, score in scores]}
                     for text, scores in zip(texts, ranked, strict=True)
@@ -71,6 +78,8 @@ def predict(
             }
         )
         return
+    if fallback:
+        say(f"{asked} has no adapter yet: ", (version.reference, "bold"), " answers for it.")
     print_table(
         version.reference,
         ("text", "answer", "then"),

@@ -10,12 +10,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graftwork.cli.chain import (
+    base_of,
+    newest_to_replace,
+    read_chain,
+    refuse_beside_continue,
+    refuse_missing,
+    tell_way_back,
+)
+from graftwork.cli.clock import process_start
 from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.rate import tell_rate
 from graftwork.cli.session import services
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from graftwork.data.dataset import Dataset
+    from graftwork.registry.artifact import Artifact
     from graftwork.registry.versions import AdapterVersion
     from graftwork.training.config import TrainingConfig
     from graftwork.training.job import Trained
@@ -29,7 +42,10 @@ def register(app: typer.Typer) -> None:
             "graft train tickets.csv --base minilm --name acme/tickets",
             "graft train train.csv --test test.csv --base minilm --name acme/news --strategy lora --seed 1",
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
+            "graft train europe.csv --parent acme/mood --name acme/mood~eu   # on top of another adapter",
+            "graft train new.csv --continue acme/mood --replay old.csv",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
+            "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
         )
     )(train)
@@ -37,8 +53,17 @@ def register(app: typer.Typer) -> None:
 
 def train(
     file: FileArgument,
-    base: Annotated[str, typer.Option("--base", help="Base model to adapt.")],
-    name: Annotated[str, typer.Option("--name", metavar="TENANT/NAME", help="Name to publish under.")],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="TENANT/NAME", help="Name to publish under; with --continue its own."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base model to adapt; with --parent it is the parent's.")
+    ] = None,
+    parent: Annotated[
+        str | None,
+        typer.Option("--parent", metavar="REF", help="Adapter to train on top of; the child stores its own delta."),
+    ] = None,
     strategy: Annotated[
         str | None,
         typer.Option(
@@ -62,6 +87,20 @@ def train(
             "--like", metavar="REF", help="Start from the settings that a published adapter was trained with."
         ),
     ] = None,
+    continued: Annotated[
+        str | None,
+        typer.Option(
+            "--continue", metavar="REF", help="Go on with this adapter; a gate compares the two versions on kept rows."
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="OLD", help="With --continue: old rows, to learn and to check on again."),
+    ] = None,
+    max_bytes: Annotated[
+        str | None,
+        typer.Option("--max-bytes", metavar="SIZE", help="What the adapter may take, such as 1MB; sets LoRA's rank."),
+    ] = None,
     text: TextColumn = "text",
     label: LabelColumn = "label",
     encoding: Encoding = None,
@@ -72,6 +111,12 @@ def train(
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what the run would take; nothing is trained or published.")
+    ] = False,
+    find_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-rate", help="Only look for a learning rate and print the losses; nothing is kept or published."
+        ),
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run of this name that was killed or stopped, bit for bit.")
@@ -85,29 +130,61 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Check labelled rows, adapt a base model to them, judge the result and publish it as the next version."""
+    from graftwork.cli.sizes import parse_size
     from graftwork.data.read import read_dataset
     from graftwork.registry.reference import Reference
     from graftwork.training import config as settings
 
-    Reference.parse_bare(name)
     _refuse_both(settings_file, like)
+    _refuse_two_ends(dry_run=dry_run, find_rate=find_rate, resume=resume)
+    if continued is None:
+        refuse_missing(name=name, base=base, parent=parent)
+    else:
+        name = name or Reference.parse(continued).bare
+        refuse_beside_continue(
+            base=base,
+            parent=parent,
+            strategy=strategy,
+            test=test,
+            max_bytes=max_bytes,
+            dry_run=dry_run,
+            find_rate=find_rate,
+        )
+    if replay is not None and continued is None:
+        raise SettingsInvalid("--replay goes with --continue", remedy="Say which adapter to go on with (--continue).")
+    if find_rate and parent is not None:
+        raise SettingsInvalid(
+            "--find-rate looks for the rate on the base itself, not on a parent",
+            remedy="Leave --parent out, or train with --set fine_tuning.learning_rate=auto.",
+        )
+    assert name is not None
+    Reference.parse_bare(name)
+    most_bytes = None if max_bytes is None else parse_size(max_bytes)
     start = settings.read_settings(settings_file) if settings_file else None
     parse = partial(settings.TrainingConfig.parse, strategy=strategy, seed=seed, assignments=assignments or [])
-    config = parse(start=start)
+    config = parse(start=start) if like is None else settings.TrainingConfig()
     with services() as opened:
+        previous = None if continued is None else opened.catalog.resolve(continued)
+        if previous is not None and settings_file is None and like is None:
+            config = parse(inherited=previous.manifest.settings)
         if like is not None:
-            config = parse(start=opened.catalog.resolve(like).manifest.settings)
-        opened.bases.resolve(base)
+            config = parse(inherited=opened.catalog.resolve(like).manifest.settings)
+        chain = read_chain(opened, parent if previous is None else previous.reference)
+        base = base_of(opened, base, chain)
+        if previous is not None and expected_latest is None and not resume:
+            expected_latest = newest_to_replace(opened, name, previous)
         if expected_latest is not None and not resume:
             # Publishing checks it too; who is late already need not train first. A run that is resumed may itself
             # have published the version that is there.
             opened.catalog.expect_latest(name, expected_latest)
-        rows = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
-        test_rows = None
-        if test is not None:
-            test_rows = read_dataset(test, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        read = partial(read_dataset, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        rows = read(file)
+        test_rows = None if test is None else read(test)
         if dry_run:
             _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
+            return
+        if find_rate:
+            tell_rate(opened, base, rows, test_rows, config, as_json=as_json)
             return
         published, trained = train_and_publish(
             opened,
@@ -116,13 +193,20 @@ def train(
             rows,
             test_rows,
             config,
+            ancestors=chain if previous is None else chain[1:],
+            continued=None if previous is None else chain[0],
+            replay=None if replay is None else read(replay),
+            max_bytes=most_bytes,
             expected_latest=expected_latest,
             resume=resume,
             log=log,
             tensorboard=tensorboard,
             quiet=as_json,
+            since=process_start(),
         )
     _tell(published, trained, as_json=as_json)
+    if previous is not None and not as_json:
+        tell_way_back(published, previous)
 
 
 def _refuse_both(settings_file: Path | None, like: str | None) -> None:
@@ -130,6 +214,16 @@ def _refuse_both(settings_file: Path | None, like: str | None) -> None:
         raise SettingsInvalid(
             "--config and --like both say where the settings begin",
             remedy="Give one of them, and single settings with --set.",
+        )
+
+
+def _refuse_two_ends(**given: bool) -> None:
+    """A run is resumed, or is only planned, or is only looked at for its rate."""
+    asked = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(asked) > 1:
+        raise SettingsInvalid(
+            f"{' and '.join(asked)} cannot be given together",
+            remedy="--dry-run and --find-rate train nothing: give one of them, or neither.",
         )
 
 
@@ -141,11 +235,16 @@ def train_and_publish(
     test: Dataset | None,
     config: TrainingConfig,
     *,
+    ancestors: Sequence[Artifact] = (),
+    continued: Artifact | None = None,
+    replay: Dataset | None = None,
+    max_bytes: int | None = None,
     expected_latest: int | None = None,
     resume: bool = False,
     log: Path | None = None,
     tensorboard: Path | None = None,
     quiet: bool = False,
+    since: float | None = None,
 ) -> tuple[AdapterVersion, Trained]:
     """Train on rows, with progress drawn, and publish the result as the next version of a name.
 
@@ -156,11 +255,17 @@ def train_and_publish(
         rows: rows to train on.
         test: rows to judge on, or None to hold some out.
         config: the training settings.
+        ancestors: the adapter to train on top of, its parent and so on.
+        continued: the adapter to go on with, instead of training anew.
+        replay: old rows to learn and to check on again when one is continued.
+        max_bytes: what the adapter may take where it is stored.
         expected_latest: publish only if this is the newest version.
         resume: go on with the unfinished run of this name.
         log: JSON lines file for measurements; by default they are in the run's folder while it runs.
         tensorboard: folder for TensorBoard.
         quiet: draw nothing.
+        since: when the command began (`time.perf_counter`), from which the first optimizer step is timed; now by
+            default.
     """
     from graftwork.cli.progress import DrawnProgress
 
@@ -168,6 +273,7 @@ def train_and_publish(
     with DrawnProgress(quiet=quiet) as progress, ExitStack() as stack:
         progress.stage("loading the base model", None)
         backbone = opened.backbone(opened.bases.resolve(base), bits=config.base_dtype)
+        from graftwork.training.continuing import continue_training
         from graftwork.training.interruption import on_sigterm
         from graftwork.training.job import train as train_adapter
         from graftwork.training.metrics import open_metrics
@@ -181,13 +287,36 @@ def train_and_publish(
         measured_in = log or (run.folder / METRICS if run.folder else None)
         run.metrics = open_metrics(name, log=measured_in, tensorboard=tensorboard, note=progress.note)
         stack.callback(run.metrics.close)
-        trained = train_adapter(backbone, rows, test=test, config=config, progress=progress, run=run)
+        if continued is not None:
+            trained = continue_training(
+                backbone,
+                continued,
+                rows,
+                ancestors=ancestors,
+                replay=replay,
+                config=config,
+                progress=progress,
+                run=run,
+            )
+        else:
+            trained = train_adapter(
+                backbone,
+                rows,
+                test=test,
+                config=config,
+                ancestors=ancestors,
+                max_bytes=max_bytes,
+                progress=progress,
+                run=run,
+            )
         ended = time.perf_counter()
         record = {
             "seconds": {"load": round(loaded - started, 3), **trained.record["seconds"]},
             "total_seconds": round(ended - started, 3),
             "rows_from": rows.source,
         }
+        if run.first_step is not None:
+            record["seconds_to_first_step"] = round(run.first_step - (since or started), 3)
         run.keep()
         # The run's id as the key: a run that was killed when it had published publishes no second time.
         published = opened.catalog.publish(

@@ -52,6 +52,16 @@ class LineageNode:
             waiting.extend((depth + 1, child) for child in reversed(node.children))
 
 
+def line_to_subject(node: LineageNode) -> tuple[LineageNode, ...]:
+    """The nodes from this one down to the subject, both among them; none when the subject is not below it."""
+    if node.subject:
+        return (node,)
+    for child in node.children:
+        if line := line_to_subject(child):
+            return (node, *line)
+    return ()
+
+
 def lineage(database: Database, catalog: Catalog, reference: str, *, scope: Scope = EVERYTHING) -> LineageNode:
     """The tree around an adapter or a base model.
 

@@ -71,6 +71,7 @@ class Manifest(_Frozen):
         format: version of this schema.
         base: fingerprint of the base model.
         parent: digest of the adapter it descends from, or None for a child of the base itself.
+        continues: digest of the version that it went on from, None when it was trained anew; nothing of it is needed.
         strategy: `feature-extraction`, `lora` and so on.
         strategy_settings: what the strategy was told, every default resolved.
         labels: label names in the order of the head's rows.
@@ -99,6 +100,7 @@ class Manifest(_Frozen):
     format: Literal[1] = 1
     base: Sha256
     parent: Sha256 | None = None
+    continues: Sha256 | None = Field(None, exclude_if=lambda value: value is None)
     strategy: str
     strategy_settings: dict[str, Any] = {}
     labels: tuple[str, ...] = Field(min_length=2)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from graftwork.errors import ArtifactInvalid, BaseMismatch, Conflict, NotFound, RequestInvalid
 from graftwork.registry.artifact import MANIFEST, Artifact
 from graftwork.registry.blobs import BlobStore
+from graftwork.registry.chain import MOST_ANCESTORS, check_strategies, too_deep
 from graftwork.registry.manifest import Manifest
 from graftwork.registry.reference import Reference
 from graftwork.registry.scope import Scope
@@ -97,6 +98,7 @@ def check_lineage(connection: sa.Connection, manifest: Manifest, scope: Scope) -
     Raises:
         NotFound: if the base model, or the parent, is not there.
         BaseMismatch: if the base has another tokenizer, or the parent another base.
+        ArtifactInvalid: if the two cannot be chained, or the chain is too long.
     """
     statement = sa.select(base_models.c.id, base_models.c.tokenizer).where(base_models.c.fingerprint == manifest.base)
     base = connection.execute(statement).one_or_none()
@@ -113,7 +115,7 @@ def check_lineage(connection: sa.Connection, manifest: Manifest, scope: Scope) -
     if manifest.parent is None:
         return base.id, None
     held = (
-        sa.select(adapter_versions.c.id, adapter_versions.c.base_id)
+        sa.select(adapter_versions.c.id, adapter_versions.c.base_id, adapter_versions.c.strategy)
         .join_from(adapter_versions, adapters)
         .where(adapter_versions.c.digest == manifest.parent, scope.condition())
         .order_by(adapter_versions.c.id.desc())
@@ -129,7 +131,19 @@ def check_lineage(connection: sa.Connection, manifest: Manifest, scope: Scope) -
             f"the adapter descends from {manifest.parent[:16]}, which was made for another base model",
             remedy="Train on the parent's base model.",
         )
+    check_strategies(manifest.strategy, parent.strategy)
+    _check_depth(connection, parent.id)
     return base.id, parent.id
+
+
+def _check_depth(connection: sa.Connection, parent: int) -> None:
+    above: int | None = parent
+    for _ in range(MOST_ANCESTORS):
+        if above is None:
+            return
+        above = connection.scalar(sa.select(adapter_versions.c.parent_id).where(adapter_versions.c.id == above))
+    if above is not None:
+        raise too_deep()
 
 
 def check_latest(connection: sa.Connection, reference: Reference, expected: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from graftwork.backbones.belonging import check_belongs
-from graftwork.errors import ArtifactInvalid, GraftworkError, SettingsInvalid
+from graftwork.errors import ArtifactInvalid, GraftworkError, NotFound, SettingsInvalid
+from graftwork.registry.chain import MOST_ANCESTORS, parent_missing, too_deep
 from graftwork.serving.cache import embedding_domain
-from graftwork.serving.delta import CONFIG, TENSORS, Delta, Place, read_delta
+from graftwork.serving.delta import CONFIG, TENSORS, Delta, Place, read_delta, stacked_delta
 from graftwork.serving.heads import Head, MlpHead
 from graftwork.serving.keys import AdapterKey
 from graftwork.serving.loading import LoaderPool, SingleFlight
@@ -48,6 +49,7 @@ class LoadedAdapter:
         delta: its updates in a shared batch; None when it has none.
         own: what its rows run with when they run as a group of their own; None when only a head was trained, or when
             it has updates.
+        shares: the ancestor whose updates these are, when the adapter itself has none; None when they are its own.
         domain: of the vectors that its head sees, in the cache.
         unpaid: seconds of the processor that loading it took, until a tenant is charged for them.
     """
@@ -59,13 +61,24 @@ class LoadedAdapter:
     head: Head
     delta: Delta | None
     own: OwnDelta | None = None
+    shares: AdapterKey | None = None
     domain: int = 0
     unpaid: list[float] = field(default_factory=list)
 
     @property
+    def body(self) -> AdapterKey:
+        """What its vectors and slots are known by: adapters that differ in their heads only have the same."""
+        return self.shares or self.key
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of its tensors in host memory."""
-        return self.head.nbytes + sum(each.nbytes for each in (self.delta, self.own) if each is not None)
+        """Bytes of its tensors in host memory, those it shares with an ancestor among them."""
+        return self.head.nbytes + self.delta_bytes
+
+    @property
+    def delta_bytes(self) -> int:
+        """Bytes of its updates."""
+        return sum(each.nbytes for each in (self.delta, self.own) if each is not None)
 
     @property
     def split(self) -> int | None:
@@ -106,6 +119,7 @@ class AdapterCache:
         self._kept: OrderedDict[AdapterKey, _Kept] = OrderedDict()  # the one not asked for longest first
         self._pinned: dict[AdapterKey, LoadedAdapter] = {}
         self._lock = threading.Lock()
+        self._sharing: Counter[AdapterKey] = Counter()  # adapters kept, by what computes their vectors
         self._loads: SingleFlight[AdapterKey, LoadedAdapter] = SingleFlight(pool)
         self.nbytes = 0
 
@@ -118,8 +132,7 @@ class AdapterCache:
             kept = self._kept.get(key)
             if kept is None:
                 return self._pinned.get(key)
-            kept.used = self._clock()
-            self._kept.move_to_end(key)
+            self._touch(kept)
             return kept.adapter
 
     def load(self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place]) -> Future[LoadedAdapter]:
@@ -143,8 +156,9 @@ class AdapterCache:
                     remedy="Pin fewer adapters, or allow more host memory (--host-mb).",
                 )
             self._forget(adapter.key)
+            if adapter.key not in self._pinned:
+                self._count(adapter)
             self._pinned[adapter.key] = adapter
-            self.nbytes += adapter.nbytes
             evicted = self._make_room()
         self._meter.add(host_evictions=evicted)
 
@@ -158,14 +172,22 @@ class AdapterCache:
         self._meter.add(host_offloads=offloaded)
         return offloaded
 
-    def _load(self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place]) -> LoadedAdapter:
+    def _load(
+        self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place], above: int = 0
+    ) -> LoadedAdapter:
         kept = self.get(key)
         if kept is not None:
             return kept
+        if above > MOST_ANCESTORS:
+            raise too_deep()
         start, busy = time.perf_counter(), time.thread_time()
         failure: str | None = GraftworkError.code
         try:
-            adapter = load_adapter(key, self._read_artifact(key.digest), backbone, places)
+            artifact = self._read_artifact(key.digest)
+            parent = None
+            if artifact.manifest.parent is not None:
+                parent = self._load_parent(AdapterKey(artifact.manifest.parent, key.base), backbone, places, above + 1)
+            adapter = load_adapter(key, artifact, backbone, places, parent)
             adapter.unpaid.append(time.thread_time() - busy)
             failure = None
         except GraftworkError as error:
@@ -173,18 +195,37 @@ class AdapterCache:
             raise
         finally:
             self._meter.loaded(time.perf_counter() - start, failure)
-        self._keep(adapter)
-        return adapter
+        return self._keep(adapter)
 
-    def _keep(self, adapter: LoadedAdapter) -> None:
+    def _load_parent(
+        self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place], above: int
+    ) -> LoadedAdapter:
+        """In the thread that loads the child: one that waited for another could wait for ever."""
+        try:
+            return self._load(key, backbone, places, above)
+        except NotFound as error:
+            raise parent_missing(key.digest) from error
+
+    def _keep(self, adapter: LoadedAdapter) -> LoadedAdapter:
+        """What is kept under its key: another, when a parent was loaded for two children at once."""
         with self._lock:
             if adapter.key in self._pinned:
-                return
-            self._forget(adapter.key)
-            self._kept[adapter.key] = _Kept(adapter, self._clock())
-            self.nbytes += adapter.nbytes
+                return self._pinned[adapter.key]
+            if adapter.key in self._kept:
+                return self._kept[adapter.key].adapter
+            self._kept[adapter.key] = kept = _Kept(adapter, self._clock())
+            self._touch(kept)
+            self._count(adapter)
             evicted = self._make_room()
         self._meter.add(host_evictions=evicted)
+        return adapter
+
+    def _touch(self, kept: _Kept) -> None:
+        """Whose updates others share leaves after all of them: it would be read again, and be there twice."""
+        for one in (kept, self._kept.get(kept.adapter.body)):
+            if one is not None:
+                one.used = self._clock()
+                self._kept.move_to_end(one.adapter.key)
 
     def _make_room(self) -> int:
         evicted = 0
@@ -196,11 +237,29 @@ class AdapterCache:
     def _forget(self, key: AdapterKey) -> None:
         kept = self._kept.pop(key, None)
         if kept is not None:
-            self.nbytes -= kept.adapter.nbytes
+            self._discount(kept.adapter)
+
+    def _count(self, adapter: LoadedAdapter) -> None:
+        """Updates that several share count once, as long as one of them is kept."""
+        self.nbytes += adapter.head.nbytes
+        if not self._sharing[adapter.body]:
+            self.nbytes += adapter.delta_bytes
+        self._sharing[adapter.body] += 1
+
+    def _discount(self, adapter: LoadedAdapter) -> None:
+        self.nbytes -= adapter.head.nbytes
+        self._sharing[adapter.body] -= 1
+        if not self._sharing[adapter.body]:
+            del self._sharing[adapter.body]
+            self.nbytes -= adapter.delta_bytes
 
 
 def load_adapter(
-    key: AdapterKey, artifact: Artifact, backbone: TextBackbone, places: Mapping[str, Place]
+    key: AdapterKey,
+    artifact: Artifact,
+    backbone: TextBackbone,
+    places: Mapping[str, Place],
+    parent: LoadedAdapter | None = None,
 ) -> LoadedAdapter:
     """Make an artifact ready for a backbone.
 
@@ -209,6 +268,7 @@ def load_adapter(
         artifact: what was read.
         backbone: the base it shall run on.
         places: the backbone's modules that can be adapted.
+        parent: the adapter it stands on, loaded; None for a child of the base itself.
 
     Raises:
         BaseMismatch: it was made for another base, tokenizer, prompt or shape.
@@ -222,6 +282,7 @@ def load_adapter(
     manifest = artifact.manifest
     check_belongs(manifest, backbone)
     artifact.check()
+    _check_parent(manifest, parent)
     head = _read_head(artifact.files[_HEAD], manifest, backbone.device)
     delta, own = None, None
     if manifest.tensors:
@@ -231,13 +292,35 @@ def load_adapter(
             delta = read_delta(config, tensors, places, backbone.dtype)
         else:
             own = read_own(config, tensors, backbone)
-    adapter = LoadedAdapter(key, manifest.labels, manifest.pooling, manifest.max_length, head, delta, own)
+    shares = None
+    if parent is not None and own is not None:
+        raise _not_chained("it changes the base in another way than by updates that add up")
+    if parent is not None and parent.delta is not None:
+        shares = parent.body if delta is None else None
+        delta = parent.delta if delta is None else stacked_delta(parent.delta, delta)
+    adapter = LoadedAdapter(key, manifest.labels, manifest.pooling, manifest.max_length, head, delta, own, shares)
     if adapter.split is not None and adapter.split < manifest.split:
         raise ArtifactInvalid(
             f"layer {adapter.split} is adapted, but the manifest says that all below {manifest.split} are the base's",
             remedy="Train and publish it again.",
         )
     return replace(adapter, domain=embedding_domain(backbone, adapter, manifest.pooling))
+
+
+def _check_parent(manifest: Manifest, parent: LoadedAdapter | None) -> None:
+    """Refuse another parent than the one the child was trained on, and one whose updates do not add up."""
+    found = None if parent is None else parent.key.digest
+    if found != manifest.parent:
+        raise _not_chained(f"it stands on {str(manifest.parent)[:12]}, not on {str(found)[:12]}")
+    if parent is not None and parent.own is not None:
+        raise _not_chained("its parent changes the base in another way than by updates that add up")
+
+
+def _not_chained(why: str) -> ArtifactInvalid:
+    return ArtifactInvalid(
+        f"the adapter cannot answer on top of its parent: {why}",
+        remedy="Train it again, on a parent made by feature extraction or LoRA, or on the base model.",
+    )
 
 
 def _read_head(content: bytes, manifest: Manifest, device: torch.device) -> Head:

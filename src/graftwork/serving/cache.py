@@ -190,7 +190,7 @@ def embedding_domain(backbone: TextBackbone, adapter: LoadedAdapter | None, pool
         backbone.max_length if adapter is None else min(adapter.max_length, backbone.max_length),
         pooling.mode,
         int(pooling.normalize),
-        "" if adapter is None or adapter.split is None else adapter.key.digest,
+        "" if adapter is None or adapter.split is None else adapter.body.digest,
     )
     return _domain("embedding", parts)
 

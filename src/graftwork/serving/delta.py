@@ -162,6 +162,31 @@ def read_delta(config: bytes, tensors: bytes, places: Mapping[str, Place], dtype
     return Delta(min(places[module].layer for module in pairs), buckets)
 
 
+def stacked_delta(below: Delta, above: Delta) -> Delta:
+    """One delta that adds what both add: low-rank updates side by side are an update of both ranks together.
+
+    Args:
+        below: the parent's, its own ancestors' among it.
+        above: the child's, on the same backbone.
+    """
+    lower, upper = ({n: u for bucket in each.buckets.values() for n, u in bucket.items()} for each in (below, above))
+    buckets: dict[int, dict[str, LowRank]] = {}
+    for name in sorted(lower.keys() | upper.keys()):
+        parts = [_unpadded(each[name]) for each in (lower, upper) if name in each]
+        a, b = torch.cat([part.a for part in parts], dim=1), torch.cat([part.b for part in parts])
+        rank = rank_bucket(len(b))
+        padded = LowRank(a.new_zeros(len(a), rank), b.new_zeros(rank, b.shape[1]))
+        padded.a[:, : len(b)], padded.b[: len(b)] = a, b
+        buckets.setdefault(rank, {})[name] = padded
+    return Delta(min(below.split, above.split), buckets)
+
+
+def _unpadded(update: LowRank) -> LowRank:
+    """Without the rows of B that are nought, which add nothing: padding is of such."""
+    used = update.b.any(dim=1)
+    return LowRank(update.a[:, used], update.b[used])
+
+
 def rank_bucket(rank: int) -> int:
     """The rank that a rank is padded to: a power of two, at least 8.
 
@@ -169,7 +194,7 @@ def rank_bucket(rank: int) -> int:
         >>> [rank_bucket(rank) for rank in (1, 8, 9, 64)]
         [8, 8, 16, 64]
     """
-    return max(_LEAST_RANK, 1 << (rank - 1).bit_length())
+    return max(_LEAST_RANK, 1 << max(rank - 1, 0).bit_length())
 
 
 def _pair(loaded: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[Problem]]:

@@ -186,7 +186,7 @@ def _outcomes(rows: Sequence[Row], vectors: Sequence[Vector]) -> list[Outcome]:
 def _body(row: Row, layers: int) -> Body:
     if row.adapter is None or row.adapter.split is None:
         return Body(row.ids, None, layers)
-    return Body(row.ids, row.adapter.key, row.adapter.split, row.adapter.own)
+    return Body(row.ids, row.adapter.body, row.adapter.split, row.adapter.own)
 
 
 def _not_finite(row: Row) -> GraftworkError:

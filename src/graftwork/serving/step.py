@@ -77,19 +77,19 @@ class Stepper:
                 adapter = task.row.adapter
                 if adapter is not None and adapter.unpaid:
                     loading[task.pending.tenant] += adapter.unpaid.pop()
-                if adapter is None or adapter.delta is None or adapter.key in leases:
+                if adapter is None or adapter.delta is None or adapter.body in leases:
                     now.append(task)
                     continue
                 start = time.perf_counter()
                 try:
-                    lease = stack.pin(adapter.key, adapter.delta)
+                    lease = stack.pin(adapter.body, adapter.delta)
                 except Exception as error:
                     task.pending.fail(engine_error(error))
                     continue
                 if lease is None:
                     later.append(task)
                 else:
-                    leases[adapter.key] = lease
+                    leases[adapter.body] = lease
                     now.append(task)
                     loading[task.pending.tenant] += time.perf_counter() - start
             yield now, leases, later

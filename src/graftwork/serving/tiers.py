@@ -79,5 +79,5 @@ class Tiers:
         if adapter.delta is None:
             return
         placed: Future[None] = Future()
-        self._placing.put((base, key, adapter.delta, placed))
+        self._placing.put((base, adapter.body, adapter.delta, placed))
         placed.result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +17,7 @@ from graftwork.adaptation.partial import PartialSettings
 from graftwork.adaptation.prefix import PrefixTuningSettings
 from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
+from graftwork.training.mistakes import contradictions, problems_of, without_effect
 
 
 class FineTuningSettings(BaseModel):
@@ -133,25 +133,36 @@ class TrainingConfig(BaseModel):
 
     @classmethod
     def parse(
-        cls, *, start: Mapping[str, Any] | None = None, assignments: Iterable[str] = (), **values: Any
+        cls,
+        *,
+        inherited: Mapping[str, Any] | None = None,
+        start: Mapping[str, Any] | None = None,
+        assignments: Iterable[str] = (),
+        **values: Any,
     ) -> TrainingConfig:
-        """Build a config: `start`, then keyword values, then `key=value` assignments; the later one counts.
+        """Build a config: `inherited`, `start`, keyword values, then `key=value` assignments; the later one counts.
 
         Args:
-            start: settings as a YAML file or a manifest holds them.
+            inherited: all settings, as a manifest holds them, whatever the strategy.
+            start: settings as a YAML file holds them.
             assignments: `key=value`; dots reach into the parts.
             values: top-level settings; None is not given.
 
         Raises:
             SettingsInvalid: with every mistake listed, unknown names with the nearest known one.
         """
-        content = copy.deepcopy(dict(start or {}))
-        content |= {name: value for name, value in values.items() if value is not None}
-        problems = [problem for text in assignments if (problem := _assign(content, text)) is not None]
+        given = copy.deepcopy(dict(start or {}))
+        given |= {name: value for name, value in values.items() if value is not None}
+        problems = [problem for text in assignments if (problem := _assign(given, text)) is not None]
+        content = _over(copy.deepcopy(dict(inherited or {})), given)
         try:
             config = cls.model_validate(content)
         except ValidationError as error:
-            problems += [_problem(e) for e in error.errors()]
+            problems += problems_of(error, _names(cls))
+        told = {problem.where for problem in problems}
+        strategy = content.get("strategy", cls.model_fields["strategy"].default)
+        found = [*contradictions(content), *without_effect(given, strategy, cls().model_dump(mode="json"))]
+        problems += [problem for problem in found if problem.where not in told]
         if problems:
             raise SettingsInvalid(
                 "these training settings cannot be used",
@@ -220,14 +231,12 @@ def _number_or_text(value: Any) -> Any:
     return value
 
 
-def _problem(error: Mapping[str, Any]) -> Problem:
-    name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, _names(TrainingConfig), n=1)
-        return Problem(name, f"is unknown; did you mean {near[0]}?" if near else "is unknown")
-    if error["type"] == "value_error":
-        return Problem(name, str(error["ctx"]["error"]))
-    return Problem(name, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}")
+def _over(content: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those that were given in the place of others."""
+    for name, value in given.items():
+        inner = content.get(name)
+        content[name] = _over(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return content
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> list[str]:

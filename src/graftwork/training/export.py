@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
-def export_merged(backbone: TextBackbone, artifact: Artifact, base: Path, to: Path) -> list[str]:
+def export_merged(
+    backbone: TextBackbone, artifact: Artifact, base: Path, to: Path, ancestors: Sequence[Artifact] = ()
+) -> list[str]:
     """Write the base with the delta merged into its weights, its tokenizer, the head and the manifest.
 
     `AutoModel.from_pretrained` gives the hidden states that the adapter has; the head is not part of the model and
@@ -28,6 +31,7 @@ def export_merged(backbone: TextBackbone, artifact: Artifact, base: Path, to: Pa
         artifact: an adapter of it.
         base: the base's files.
         to: a folder that exists and is empty; it is emptied again when something fails.
+        ancestors: the adapters it stands on, the nearest first; their updates are merged too.
 
     Returns:
         Names of the files.
@@ -36,7 +40,7 @@ def export_merged(backbone: TextBackbone, artifact: Artifact, base: Path, to: Pa
         SettingsInvalid: if the delta cannot be merged.
         StorageError: if the folder cannot be written.
     """
-    weights = merged_weights(backbone, artifact)
+    weights = merged_weights(backbone, artifact, ancestors)
     try:
         for file in sorted(base.rglob("*")):
             if file.is_file() and not file.name.endswith(_WEIGHTS):

@@ -12,19 +12,27 @@ from graftwork import __version__
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.data.dataset import Dataset
+    from graftwork.registry.artifact import Artifact
     from graftwork.training.config import TrainingConfig
 
 DECIDING = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 
 
-def identity_of(backbone: TextBackbone, rows: Dataset, test: Dataset | None, config: TrainingConfig) -> dict[str, str]:
-    """Rows, settings, base model, device and versions, each as text."""
+def identity_of(
+    backbone: TextBackbone,
+    rows: Dataset,
+    test: Dataset | None,
+    config: TrainingConfig,
+    parent: Artifact | None = None,
+) -> dict[str, str]:
+    """Rows, settings, base model, parent, device and versions, each as text."""
     import torch
 
     return {
         "rows": rows.digest,
         "test rows": test.digest if test is not None else "none given",
         "base model": backbone.fingerprint,
+        "parent": "none" if parent is None else parent.digest,
         "tokenizer": backbone.tokenizer_digest,
         "pooling": backbone.pooling.model_dump_json(),
         "prompt": backbone.prompt,

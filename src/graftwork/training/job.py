@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from graftwork.adaptation import STRATEGIES
+from graftwork.adaptation.chain import check_chain, inherited
 from graftwork.adaptation.feature_extraction import FeatureExtraction
-from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
+from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
 from graftwork.data.check import check_dataset
 from graftwork.data.findings import Finding
 from graftwork.errors import SettingsInvalid
@@ -22,15 +23,26 @@ from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
 from graftwork.training.allocator import return_freed_memory
-from graftwork.training.candidates import Candidate, choose
+from graftwork.training.budget import check_budget, within_budget
+from graftwork.training.candidate import Candidate
+from graftwork.training.candidates import choose
 from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import identity_of
+from graftwork.training.lineage import (
+    PRIOR_PENALTIES,
+    answers_of,
+    check_chained,
+    head_of,
+    refuse_if_worse,
+    told_of_start,
+)
 from graftwork.training.package import package
 from graftwork.training.probe import Probe, fit_probe
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows, prepare_rows
 from graftwork.training.runs import Run
-from graftwork.training.transfer import below_probe
+from graftwork.training.task import Task
+from graftwork.training.transfer import below_parent, below_probe
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -62,6 +74,8 @@ def train(
     *,
     test: Dataset | None = None,
     config: TrainingConfig | None = None,
+    ancestors: Sequence[Artifact] = (),
+    max_bytes: int | None = None,
     progress: Progress | None = None,
     run: Run | None = None,
 ) -> Trained:
@@ -69,22 +83,46 @@ def train(
 
     The same rows, settings, seed, package versions and hardware give an artifact with the same digest.
 
+    A child of another adapter is trained on top of it: the parent's updates act on the backbone and stay as they are,
+    the head starts from the parent's, and a child that is worse than its parent on rows it did not see is refused.
+
     Args:
         backbone: the frozen backbone; it is the same afterwards.
         rows: labelled rows to train on.
         test: labelled rows to judge on; without them a share of `rows` is held out.
         config: the settings.
+        ancestors: the adapter to train on top of, its parent and so on; none for a child of the base itself.
+        max_bytes: what the adapter may take where it is stored: the rank of LoRA is lowered to keep it.
         progress: told of stages and steps.
         run: where checkpoints and measurements go; by default nothing is kept of a run that does not end.
 
     Raises:
         DataRejected: if the check finds errors; every one is listed.
-        SettingsInvalid: if the settings do not fit the base model, or the run to resume is another one.
+        NotBetter: if the child is worse than its parent.
+        SettingsInvalid: if the settings do not fit the base model or a chain, or the run to resume is another one.
         TrainingInterrupted: if the run was asked to stop.
     """
     config = config or TrainingConfig()
-    progress = progress or Silent()
-    run = run or Run()
+    if ancestors:
+        check_chained(config, ancestors[0])
+        check_chain(ancestors[0], ancestors[1:])
+    with inherited(backbone, ancestors):
+        return _train(
+            backbone, rows, test, config, next(iter(ancestors), None), max_bytes, progress or Silent(), run or Run()
+        )
+
+
+def _train(
+    backbone: TextBackbone,
+    rows: Dataset,
+    test: Dataset | None,
+    config: TrainingConfig,
+    parent: Artifact | None,
+    max_bytes: int | None,
+    progress: Progress,
+    run: Run,
+) -> Trained:
+    """The same with the parent's updates in place."""
     clock = _Clock()
     _refuse_other_bits(backbone, config)
     if config.fine_tuning.tight_memory:
@@ -95,7 +133,10 @@ def train(
         report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=max_length, test=test)
         report.raise_for_errors()
         prepared = prepare_rows(rows, test, config)
-        run.begin(identity_of(backbone, rows, test, config), progress.note)
+        if max_bytes is not None:
+            config, chosen = within_budget(backbone, config, labels=prepared.label_names, most_bytes=max_bytes)
+            progress.note(f"to keep the budget: {chosen}")
+        run.begin(identity_of(backbone, rows, test, config, parent), progress.note)
 
     def advance(steps: int) -> None:
         run.stop_if_asked()
@@ -106,27 +147,23 @@ def train(
         features = backbone.embed(prepared.rows.texts, max_length=max_length, progress=advance)
     with clock.stage("probe"):
         progress.stage("fitting the probe", None)
+        prior = None if parent is None else head_of(parent, prepared.label_names)
         probe = fit_probe(
             features.numpy(),
             prepared.labels,
             prepared.groups,
             classes=len(prepared.label_names),
-            penalties=config.feature_extraction.penalties,
+            penalties=(*(PRIOR_PENALTIES if prior else ()), *config.feature_extraction.penalties),
             folds=config.feature_extraction.folds,
             seed=config.seed,
+            prior=prior,
         )
     with clock.stage("strategy"):
         run.stop_if_asked()
-        candidate = choose(
-            backbone,
-            probe,
-            features.numpy(),
-            prepared,
-            config=config,
-            max_length=max_length,
-            progress=progress,
-            run=run,
-        )
+        task = Task(backbone, prepared, features.numpy(), probe, config, max_length)
+        candidate = choose(task, progress=progress, run=run)
+        if parent is not None:
+            candidate = _as_child(candidate, probe, parent, features, prepared)
     with clock.stage("judge"):
         run.stop_if_asked()
         draft = package(
@@ -137,9 +174,12 @@ def train(
             warnings=(*report.warnings, *_few_bits(backbone, progress)),
             max_length=max_length,
             config=config,
+            parent=parent,
         )
-        artifact, evaluation = _judged(backbone, draft, probe, prepared, config, progress)
+        artifact, evaluation = _judged(backbone, draft, probe, prepared, config, progress, parent)
     artifact.check()
+    if max_bytes is not None:
+        check_budget(artifact, max_bytes)
     return Trained(artifact, report, evaluation, {"seconds": clock.seconds})
 
 
@@ -166,6 +206,20 @@ def _few_bits(backbone: TextBackbone, progress: Progress) -> list[Finding]:
     return [found]
 
 
+def _as_child(
+    candidate: Candidate, probe: Probe, parent: Artifact, features: torch.Tensor, prepared: PreparedRows
+) -> Candidate:
+    """The candidate with the comparison with its parent in its decision.
+
+    Raises:
+        NotBetter: if it is worse.
+    """
+    parents = answers_of(parent, features, prepared.label_names)
+    compared = refuse_if_worse(candidate, probe, parents, prepared)
+    sentences = [candidate.decision, f"{told_of_start(parent, prepared.label_names)}; {compared}"]
+    return replace(candidate, decision=". ".join(filter(None, sentences)))
+
+
 def _judged(
     backbone: TextBackbone,
     draft: Artifact,
@@ -173,6 +227,7 @@ def _judged(
     prepared: PreparedRows,
     config: TrainingConfig,
     progress: Progress,
+    parent: Artifact | None,
 ) -> tuple[Artifact, Evaluation | None]:
     """The artifact with its metrics; without test rows it has none.
 
@@ -185,7 +240,7 @@ def _judged(
     bare = backbone.embed(texts, max_length=manifest.max_length, progress=progress.advance)
     features = bare
     if manifest.tensors:
-        features = adapted_features(backbone, draft, texts, progress=progress.advance)
+        features = features_on_top(backbone, draft, texts, progress=progress.advance)
     own = probabilities(head_logits(draft, features), manifest.temperature)
     trained = bool(manifest.tensors or manifest.hidden)
     beside = _probe_beside(probe, bare, prepared) if trained else None
@@ -201,11 +256,15 @@ def _judged(
         seed=config.seed,
     )
     title = STRATEGIES[manifest.strategy].title
-    worse = below_probe(own, beside, prepared.test_labels, title=title) if beside is not None else None
+    parents = None if parent is None else answers_of(parent, bare, prepared.label_names)
+    warnings = [
+        below_probe(own, beside, prepared.test_labels, title=title) if beside is not None else None,
+        below_parent(own, parents, prepared.test_labels, title=title) if parents is not None else None,
+    ]
     changes: dict[str, Any] = {"metrics": evaluation.model_dump(mode="json")}
-    if worse is not None:
+    for worse in filter(None, warnings):
         progress.note(f"warning: {worse.message}. {worse.remedy}")
-        changes["warnings"] = (*manifest.warnings, worse)
+        changes["warnings"] = (*changes.get("warnings", manifest.warnings), worse)
     return Artifact(manifest.model_copy(update=changes), draft.files), evaluation
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from graftwork.data.findings import Finding
 from graftwork.errors import SettingsInvalid
-from graftwork.training.activations import Activations
 from graftwork.training.batches import epoch_batches
 from graftwork.training.checkpoint import Checkpoint
 from graftwork.training.config import FineTuningSettings
@@ -25,12 +23,9 @@ from graftwork.training.progress import Progress
 from graftwork.training.randomness import RandomState, own_randomness
 from graftwork.training.runs import Run
 from graftwork.training.schedule import rate_factor
+from graftwork.training.start import Rows, Start
 from graftwork.training.transfer import Baseline, diverged, majority_accuracy, negative_transfer
 from graftwork.training.tuner import Diverged, Tuner
-
-if TYPE_CHECKING:
-    from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import TextBackbone
 
 
 @dataclass(frozen=True)
@@ -61,20 +56,10 @@ class FineTuned:
 
 
 def fine_tune(
-    backbone: TextBackbone,
-    attachment: Attachment,
+    start: Start,
     *,
-    weight: NDArray[np.float64],
-    bias: NDArray[np.float64],
-    train: Activations,
-    train_labels: NDArray[np.int64],
-    validation: Activations,
-    validation_labels: NDArray[np.int64],
-    settings: FineTuningSettings,
     learning_rate: float,
-    seed: int,
     progress: Progress,
-    class_weights: NDArray[np.float32] | None = None,
     run: Run | None = None,
     stage: str = "fine-tuning",
 ) -> FineTuned:
@@ -85,19 +70,9 @@ def fine_tune(
     restored at the end. A run that was killed goes on from its newest checkpoint and gives the same bits.
 
     Args:
-        backbone: the frozen backbone.
-        attachment: the delta in place on it.
-        weight: the probe's weights `[classes, width]`.
-        bias: the probe's bias `[classes]`.
-        train: what the tail receives for the training rows.
-        train_labels: their class indices.
-        validation: the same for the validation rows.
-        validation_labels: their class indices.
-        settings: batches and lengths.
+        start: what it starts from.
         learning_rate: highest rate of AdamW.
-        seed: decides the order of rows and dropout.
         progress: told of every step.
-        class_weights: weight of each class in the loss `[classes]`; one each by default.
         run: where checkpoints and measurements go.
         stage: the name of this part of the run.
 
@@ -105,16 +80,16 @@ def fine_tune(
         SettingsInvalid: if the loss stops being finite before there was a state worth keeping.
         TrainingInterrupted: if the run was asked to stop; a checkpoint was written.
     """
-    device = backbone.device
-    steps_an_epoch = math.ceil(len(train_labels) / settings.batch_size)
+    device, settings = start.backbone.device, start.settings
+    steps_an_epoch = math.ceil(len(start.train.labels) / settings.batch_size)
     total_steps = steps_an_epoch * settings.epochs
-    objective = Objective(class_weights, settings.label_smoothing, device)
-    with own_randomness(seed, device), accelerator_for(device, settings.precision) as accelerator:
+    objective = Objective(start.class_weights, settings.label_smoothing, device)
+    with own_randomness(start.seed, device), accelerator_for(device, settings.precision) as accelerator:
         tuner = Tuner(
-            backbone,
-            attachment,
-            weight,
-            bias,
+            start.backbone,
+            start.attachment,
+            start.weight,
+            start.bias,
             settings=settings,
             learning_rate=learning_rate,
             rate=lambda step: rate_factor(
@@ -127,26 +102,19 @@ def fine_tune(
         loop = _Loop(
             tuner,
             objective,
-            _Rows(train, train_labels, torch.from_numpy(train_labels).to(device)),
-            _Rows(validation, validation_labels, torch.from_numpy(validation_labels).to(device)),
+            start.train,
+            start.validation,
             settings=settings,
             steps_an_epoch=steps_an_epoch,
             total_steps=total_steps,
             learning_rate=learning_rate,
-            seed=seed,
+            seed=start.seed,
             device=device,
             progress=progress,
             run=run or Run(),
             stage=stage,
         )
         return loop.run_to_the_end()
-
-
-@dataclass(frozen=True)
-class _Rows:
-    activations: Activations
-    labels: NDArray[np.int64]
-    targets: Tensor
 
 
 class _Loop:
@@ -156,8 +124,8 @@ class _Loop:
         self,
         tuner: Tuner,
         objective: Objective,
-        train: _Rows,
-        validation: _Rows,
+        train: Rows,
+        validation: Rows,
         *,
         settings: FineTuningSettings,
         steps_an_epoch: int,
@@ -231,6 +199,7 @@ class _Loop:
             )
         rows = self._batches[place]
         step = tuner.step(self._train.activations, rows, self._train.targets[rows])
+        self._run.stepped()
         self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm)
         if self._stage.due(tuner.steps):
             self._stage.save(tuner.steps, self._checkpoint)

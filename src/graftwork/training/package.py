@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.data.findings import Finding
-    from graftwork.training.candidates import Candidate
+    from graftwork.training.candidate import Candidate
 
 
 def package(
@@ -33,6 +33,8 @@ def package(
     warnings: Sequence[Finding],
     max_length: int,
     config: TrainingConfig,
+    parent: Artifact | None = None,
+    continues: Artifact | None = None,
 ) -> Artifact:
     """Build the artifact of a trained adapter, not judged yet.
 
@@ -44,6 +46,8 @@ def package(
         warnings: what the check of the rows warned of.
         max_length: tokens kept of a text.
         config: the resolved settings.
+        parent: the adapter it was trained on top of.
+        continues: the version it went on from.
     """
     head = {
         "head.weight": torch.from_numpy(np.ascontiguousarray(candidate.weight, dtype=np.float32)),
@@ -59,6 +63,8 @@ def package(
     packages = {name: version(name) for name in (*DECIDING, *(("peft",) if candidate.delta.files else ()))}
     manifest = Manifest(
         base=backbone.fingerprint,
+        parent=None if parent is None else parent.digest,
+        continues=None if continues is None else continues.digest,
         strategy=candidate.strategy,
         strategy_settings=settings.get(candidate.strategy.replace("-", "_"), {}),
         labels=tuple(labels),
@@ -66,7 +72,7 @@ def package(
         prompt=backbone.prompt,
         max_length=max_length,
         tokenizer=backbone.tokenizer_digest,
-        split=candidate.delta.split,
+        split=candidate.delta.split if parent is None else min(candidate.delta.split, parent.manifest.split),
         layers=backbone.num_layers,
         width=backbone.width,
         hidden=None if candidate.hidden is None else len(candidate.hidden[1]),

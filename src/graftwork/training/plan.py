@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
+from graftwork.adaptation.partial import Partial
 from graftwork.backbones.unloaded import UnloadedModel, without_values
 from graftwork.errors import SettingsInvalid
 from graftwork.training.config import TrainingConfig
@@ -141,7 +142,7 @@ def make_plan(
         longest=max(lengths),
         steps=steps,
         memory=_memory(counts, trainable, cache=cached if cached <= tuning.cache_gb * 1e9 else 0),
-        flops=_flops(counts, shape, lengths, config),
+        flops=_flops(counts, shape, lengths, config) + _searched(strategy, config),
     )
 
 
@@ -205,3 +206,10 @@ def _flops(counts: Counts, shape: Shape, lengths: Sequence[int], config: Trainin
         total += tokens * (counts.whole - counts.tail)
         total += epochs * learned * counts.step + (epochs + 1) * (tokens - learned) * counts.tail
     return total // (shape.rows * shape.common)
+
+
+def _searched(strategy: str, config: TrainingConfig) -> int:
+    """What looking for the split may take."""
+    settings = config.partial
+    wanted = strategy == Partial.name and settings.freeze_layers == "auto"
+    return round(settings.budget * settings.gflops * 1e9) if wanted else 0

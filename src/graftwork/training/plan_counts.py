@@ -88,13 +88,14 @@ def count(model: UnloadedModel, strategy: str, settings: StrategySettings, shape
     Raises:
         SettingsInvalid: if the settings do not fit the base.
     """
+    settings = _plannable(settings)
     groups = _groups(model, settings)
     alike = {index: group[0] for group in groups for index in group}
     kept = sorted(index for group in groups for index in group[:2])
 
     def counted(layers: list[int] | None) -> tuple[Counts, TextBackbone]:
         backbone = model.backbone(layers, [alike[index] for index in range(len(alike))])
-        return _count(backbone, strategy, _plannable(settings), shape), backbone
+        return _count(backbone, strategy, settings, shape), backbone
 
     several = [group for group in groups if len(group) > 2]
     if not several:
@@ -131,7 +132,9 @@ def _lowest(settings: StrategySettings, names: tuple[str, ...]) -> int:
 
 
 def _plannable(settings: StrategySettings) -> StrategySettings:
-    """The same shapes without looking at values, which are not there."""
+    """The same shapes without looking at values, which are not there; of what is decided later, the dearest."""
+    if isinstance(settings, PartialSettings) and settings.freeze_layers == "auto":
+        return settings.model_copy(update={"freeze_layers": 0})
     if isinstance(settings, LoraSettings) and settings.init == "pissa":
         return settings.model_copy(update={"init": "gaussian"})
     return settings

@@ -7,25 +7,18 @@ diverge, and a tenth of that rate trains well.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from graftwork.errors import SettingsInvalid
-from graftwork.training.activations import Activations
-from graftwork.training.batches import epoch_batches
-from graftwork.training.config import FineTuningSettings
+from graftwork.training.batches import batches_of_all_epochs
 from graftwork.training.objective import Objective
 from graftwork.training.precision import accelerator_for
 from graftwork.training.progress import Progress
 from graftwork.training.randomness import own_randomness
+from graftwork.training.start import Start
 from graftwork.training.tuner import Diverged, Tuner
-
-if TYPE_CHECKING:
-    from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import TextBackbone
 
 _STEPS = 60
 _LOWEST, _HIGHEST = 1e-6, 1.0
@@ -48,59 +41,40 @@ class FoundRate:
     losses: tuple[float, ...]
 
 
-def find_rate(
-    backbone: TextBackbone,
-    attachment: Attachment,
-    *,
-    weight: NDArray[np.float64],
-    bias: NDArray[np.float64],
-    train: Activations,
-    train_labels: NDArray[np.int64],
-    settings: FineTuningSettings,
-    seed: int,
-    progress: Progress,
-    class_weights: NDArray[np.float32] | None = None,
-) -> FoundRate:
+def find_rate(start: Start, *, progress: Progress) -> FoundRate:
     """Look for the highest rate that still trains; parameters and random generators are as before afterwards.
 
     Args:
-        backbone: the frozen backbone.
-        attachment: the delta in place on it.
-        weight: the head's first weights `[classes, width]`.
-        bias: the head's first bias `[classes]`.
-        train: what the tail receives for the training rows.
-        train_labels: their class indices.
-        settings: of the optimizer and the batches; their schedule is not used.
-        seed: decides the order of rows and dropout.
+        start: what training starts from; the schedule in its settings is not used, nor are validation rows.
         progress: told of every step.
-        class_weights: weight of each class in the loss.
 
     Raises:
         SettingsInvalid: if the loss is not finite at the lowest rate already.
     """
     rates = np.geomspace(_LOWEST, _HIGHEST, _STEPS).tolist()
-    targets = torch.from_numpy(train_labels).to(backbone.device)
-    before = [parameter.detach().clone() for parameter in attachment.parameters()]
+    device, settings, train = start.backbone.device, start.settings, start.train
+    before = [parameter.detach().clone() for parameter in start.attachment.parameters()]
     losses: list[float] = []
     progress.stage("looking for a learning rate", _STEPS)
-    with own_randomness(seed, backbone.device), accelerator_for(backbone.device, settings.precision) as accelerator:
+    with own_randomness(start.seed, device), accelerator_for(device, settings.precision) as accelerator:
         tuner = Tuner(
-            backbone,
-            attachment,
-            weight,
-            bias,
+            start.backbone,
+            start.attachment,
+            start.weight,
+            start.bias,
             settings=settings,
             learning_rate=1.0,
             rate=lambda step: rates[step],
-            objective=Objective(class_weights, settings.label_smoothing, backbone.device),
+            objective=Objective(start.class_weights, settings.label_smoothing, device),
             accelerator=accelerator,
             note=progress.note,
         )
+        batches = batches_of_all_epochs(train.activations.lengths, settings.batch_size, seed=start.seed)
         mean = 0.0
         try:
             while len(losses) < _STEPS and (not losses or losses[-1] <= _GIVE_UP * min(losses)):
-                rows = _rows(train, settings.batch_size, seed, tuner.steps)
-                loss = tuner.step(train, rows, targets[rows]).loss
+                rows = next(batches)
+                loss = tuner.step(train.activations, rows, train.targets[rows]).loss
                 mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
                 losses.append(mean / (1 - _SMOOTHING ** (len(losses) + 1)))
                 progress.advance(1, loss=losses[-1], learning_rate=rates[tuner.steps - 1])
@@ -108,7 +82,7 @@ def find_rate(
             pass
         finally:
             with torch.no_grad():
-                for parameter, value in zip(attachment.parameters(), before, strict=True):
+                for parameter, value in zip(start.attachment.parameters(), before, strict=True):
                     parameter.copy_(value)
                     parameter.grad = None
     if not losses:
@@ -118,9 +92,3 @@ def find_rate(
         )
     best = rates[int(np.argmin(losses))] / 10
     return FoundRate(float(f"{best:.1e}"), tuple(rates[: len(losses)]), tuple(losses))
-
-
-def _rows(train: Activations, size: int, seed: int, step: int) -> list[int]:
-    """The batch of a step, epoch after epoch."""
-    epoch, place = divmod(step, -(-len(train.lengths) // size))
-    return epoch_batches(train.lengths, size, seed=seed, epoch=epoch + 1)[place]

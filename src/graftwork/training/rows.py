@@ -28,6 +28,7 @@ class PreparedRows:
         test: rows for the final judgement.
         test_labels: their class indices.
         test_held_out: the test rows were held out of the training file, not given.
+        known_labels: the labels of an adapter that goes on with these rows, which need not have all of them.
     """
 
     rows: Dataset
@@ -38,11 +39,12 @@ class PreparedRows:
     test: Dataset
     test_labels: NDArray[np.int64]
     test_held_out: bool
+    known_labels: tuple[str, ...] = ()
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """The labels in the order of their indices."""
-        return self.rows.label_names
+        return self.known_labels or self.rows.label_names
 
     @property
     def labels_not_validated(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ class Run:
         folder: as given.
         interruption: as given.
         metrics: as given.
+        first_step: when the first optimizer step of this process was done (`time.perf_counter`); None before.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Run:
         self.folder = folder
         self.interruption = interruption or Interruption()
         self.metrics = metrics or Metrics()
+        self.first_step: float | None = None
         self._resume = resume
         self._resumed = False
         self._kept = False
@@ -134,6 +137,11 @@ class Run:
             seconds: seconds after which one is due.
         """
         return Stage(self, name, steps=steps, seconds=seconds)
+
+    def stepped(self) -> None:
+        """An optimizer step is done."""
+        if self.first_step is None:
+            self.first_step = time.perf_counter()
 
     def note(self, text: str) -> None:
         """Tell the user something."""

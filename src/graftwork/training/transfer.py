@@ -86,18 +86,47 @@ def below_probe(
         truth: class indices `[rows]`.
         title: of its strategy.
     """
+    remedy = f"Take feature-extraction. {REMEDIES}"
+    return _below(own, probe, truth, code="below-probe", title=title, other="the plain probe", remedy=remedy)
+
+
+def below_parent(
+    own: NDArray[np.float64], parent: NDArray[np.float64], truth: NDArray[np.int64], *, title: str
+) -> Finding | None:
+    """The warning that a child is worse than its parent on the test rows, beyond chance.
+
+    Args:
+        own: its probabilities `[rows, classes]`.
+        parent: the parent's.
+        truth: class indices `[rows]`.
+        title: of its strategy.
+    """
+    remedy = "Ask the parent, or label more rows and train again."
+    return _below(own, parent, truth, code="below-parent", title=title, other="its parent", remedy=remedy)
+
+
+def _below(
+    own: NDArray[np.float64],
+    other_answers: NDArray[np.float64],
+    truth: NDArray[np.int64],
+    *,
+    code: str,
+    title: str,
+    other: str,
+    remedy: str,
+) -> Finding | None:
     named: dict[Metric, str] = {"accuracy": "accuracy", "log_loss": "log loss"}
     for metric, name in named.items():
-        found = paired_difference(metric, own, probe, truth)
+        found = paired_difference(metric, own, other_answers, truth)
         if found.better == "b":
             gap = found.difference
             return Finding(
-                code="below-probe",
+                code=code,
                 severity="warning",
-                message=f"{title} is worse than the plain probe on {len(truth)} test rows: its {name} differs by "
+                message=f"{title} is worse than {other} on {len(truth)} test rows: its {name} differs by "
                 f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]",
                 count=len(truth),
-                remedy=f"Take feature-extraction. {REMEDIES}",
+                remedy=remedy,
             )
     return None
 

@@ -1,0 +1,111 @@
+"""What the candidates of a run are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftwork.adaptation import STRATEGIES
+from graftwork.training.activations import Activations
+from graftwork.training.objective import class_weights
+from graftwork.training.probe import fit_head
+from graftwork.training.start import Rows, Start
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from graftwork.adaptation.strategy import StrategySettings
+    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.training.config import TrainingConfig
+    from graftwork.training.probe import Probe
+    from graftwork.training.rows import PreparedRows
+
+Sides = tuple[Rows, Rows]  # the training rows, the validation rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """A backbone, the rows it is adapted to, and what is known of them before anything is fine-tuned.
+
+    Attributes:
+        backbone: the frozen backbone.
+        prepared: the rows.
+        features: pooled vectors `[rows, width]` of `prepared.rows`.
+        probe: fitted on all of these.
+        config: the settings.
+        max_length: tokens kept of a text.
+    """
+
+    backbone: TextBackbone
+    prepared: PreparedRows
+    features: NDArray[np.floating]
+    probe: Probe
+    config: TrainingConfig
+    max_length: int
+
+    @contextmanager
+    def start(
+        self,
+        strategy: str,
+        *,
+        settings: StrategySettings | None = None,
+        folder: Path | None = None,
+        kept: dict[int, Sides] | None = None,
+        of: int = 1,
+    ) -> Iterator[Start]:
+        """Attach a strategy's delta for the block, with a head fitted on the training part alone.
+
+        Args:
+            strategy: its name.
+            settings: of the strategy; by default those of `config`.
+            folder: where large temporary files have room.
+            kept: rows by split that are used again, and to which others are added.
+            of: how many splits share the memory for cached activations.
+
+        Raises:
+            SettingsInvalid: if the settings do not fit the base model or the labels.
+        """
+        prepared, config, tuning = self.prepared, self.config, self.config.fine_tuning
+        classes = len(prepared.label_names)
+        # Not the probe's own head: that has seen the validation rows.
+        weight, bias = fit_head(
+            self.features[prepared.train],
+            prepared.labels[prepared.train],
+            classes=classes,
+            penalty=self.probe.penalty,
+            prior=self.probe.prior,
+        )
+        weights = class_weights(tuning.class_weights, prepared.labels[prepared.train], prepared.label_names)
+        kept = {} if kept is None else kept
+        settings = settings or config.settings_of(strategy)
+        with STRATEGIES[strategy].attach(self.backbone, settings, seed=config.seed) as attachment:
+            if attachment.split not in kept:
+                kept[attachment.split] = self._sides(attachment.split, folder, of)
+            train, validation = kept[attachment.split]
+            yield Start(
+                backbone=self.backbone,
+                attachment=attachment,
+                weight=weight,
+                bias=bias,
+                train=train,
+                validation=validation,
+                settings=tuning,
+                seed=config.seed,
+                class_weights=weights,
+            )
+
+    def _sides(self, split: int, folder: Path | None, of: int) -> Sides:
+        prepared = self.prepared
+        ids = self.backbone.encode(prepared.rows.texts, self.max_length)
+        memory = self.config.fine_tuning.cache_gb * 1e9 / of
+
+        def rows(places: NDArray[np.int64]) -> Rows:
+            chosen = [ids[place] for place in places]
+            activations = Activations(self.backbone, chosen, split=split, memory=memory, folder=folder)
+            return Rows.of(activations, prepared.labels[places], self.backbone.device)
+
+        return rows(prepared.train), rows(prepared.validation)
