@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.registry.base_rows import BaseModel
+    from graftwork.registry.manifest import BaseBits
     from graftwork.serving.compiled.forward import Compiler
     from graftwork.serving.delta import Place
     from graftwork.serving.engine import Engine, EngineLimits
@@ -45,13 +46,17 @@ class Services(AbstractContextManager["Services"]):
     blobs: BlobStore
     bases: BaseModels
     catalog: Catalog
-    _backbones: dict[str, TextBackbone] = field(default_factory=dict, repr=False)
+    _backbones: dict[tuple[str, BaseBits | None], TextBackbone] = field(default_factory=dict, repr=False)
     _folders: dict[str, Path] = field(default_factory=dict, repr=False)
     _compilers: list[Compiler] = field(default_factory=list, repr=False)
     _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def backbone(self, base: BaseModel) -> TextBackbone:
+    def backbone(self, base: BaseModel, *, bits: BaseBits | None = None) -> TextBackbone:
         """The base model in memory, frozen; fetched, verified and loaded at the first call, the same object after.
+
+        Args:
+            base: the base model.
+            bits: keep its linear layers in few bits, to train on.
 
         Raises:
             BlobDamaged: if its stored bytes are not what they were.
@@ -60,17 +65,19 @@ class Services(AbstractContextManager["Services"]):
         from graftwork.backbones.load import load_backbone
 
         with self._loading:
-            if base.fingerprint not in self._backbones:
+            key = base.fingerprint, bits
+            if key not in self._backbones:
                 folder = self._folders[base.fingerprint] = self.bases.fetch(base)
-                self._backbones[base.fingerprint] = load_backbone(
+                self._backbones[key] = load_backbone(
                     folder,
                     fingerprint=base.fingerprint,
                     tokenizer=base.tokenizer,
                     metadata=base.metadata,
                     dtype=self.settings.dtype,
                     device=self.settings.device,
+                    bits=bits,
                 )
-            return self._backbones[base.fingerprint]
+            return self._backbones[key]
 
     def engine(self, limits: EngineLimits | None = None, *, compiled: bool = False) -> Engine:
         """A new engine over these services, not started.

@@ -11,6 +11,7 @@ from transformers.utils import logging
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.backbones.inspect import inspect_model
 from graftwork.backbones.load import load_backbone
+from graftwork.registry.manifest import BaseBits
 from tests.backbones.tiny import save_model
 
 
@@ -30,7 +31,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return save
 
 
-def open_backbone(folder: Path, *, dtype: str = "float32", **overrides: Any) -> TextBackbone:
+def open_backbone(
+    folder: Path, *, dtype: str = "float32", bits: BaseBits | None = None, **overrides: Any
+) -> TextBackbone:
     inspection = inspect_model(folder, **overrides)
     return load_backbone(
         folder,
@@ -38,6 +41,7 @@ def open_backbone(folder: Path, *, dtype: str = "float32", **overrides: Any) -> 
         tokenizer=inspection.tokenizer,
         metadata=inspection.metadata,
         dtype=dtype,
+        bits=bits,
     )
 
 

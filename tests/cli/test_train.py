@@ -273,7 +273,7 @@ def test_a_dry_run_tells_the_plan_and_publishes_nothing(graft: Graft, home: Path
     plan = graft(line_for(rows_file, "--strategy", "lora", "--dry-run", "--json")).json
     assert (plan["strategy"], plan["rows"], plan["layers"]) == ("lora", 48, 3)
     assert plan["settings"]["strategy"] == "lora"
-    assert plan["memory"]["total"] == sum(value for name, value in plan["memory"].items() if name != "total")
+    assert plan["memory"]["peak"] > plan["memory"]["weights"] + plan["memory"]["activations"]
     told = graft(line_for(rows_file, "--dry-run"))
     assert "parameters are trained" in told.out
     assert "GFLOP/s" in told.out

@@ -73,6 +73,19 @@ class LoraSettings(StrategySettings):
             )
         return wanted
 
+    def patterns_of(self, layer: str, modules: Iterable[str]) -> tuple[tuple[str, str], ...]:
+        """Which of its patterns fit which modules of a layer: pairs of a pattern and a name inside the layer.
+
+        None when a pattern is no regular expression; attaching tells it.
+        """
+        patterns = (*self.rank_pattern, *self.alpha_pattern)
+        try:
+            return tuple(
+                (pattern, module) for module in modules for pattern in patterns if _fits(pattern, f"{layer}.{module}")
+            )
+        except re.error:
+            return ()
+
 
 class LoraAttachment:
     """LoRA's matrices in place on a backbone.
@@ -284,7 +297,7 @@ def _fits(pattern: str, module: str) -> bool:
 
 def _highest(backbone: TextBackbone, module: str) -> int:
     """The rank of a weight that has all it can have."""
-    return min(backbone.model.get_parameter(f"{module}.weight").shape)
+    return min(_weight(backbone, module).shape)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -293,7 +306,12 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _shape(backbone: TextBackbone, module: str) -> str:
-    return " x ".join(map(str, backbone.model.get_parameter(f"{module}.weight").shape))
+    return " x ".join(map(str, _weight(backbone, module).shape))
+
+
+def _weight(backbone: TextBackbone, module: str) -> torch.Tensor:
+    weight: torch.Tensor = backbone.model.get_submodule(module).weight  # type: ignore[assignment]
+    return weight
 
 
 def _stored_transposed(backbone: TextBackbone) -> bool:

@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from graftwork.backbones.backbone import TextBackbone, TokenBatch
 
@@ -66,11 +67,12 @@ def first_layers(backbone: TextBackbone, places: Mapping[str, ParameterPlace]) -
     with _asking_for_gradients(backbone.model):
         ids = torch.zeros((2, 3), dtype=torch.int64, device=backbone.device)
         batch = TokenBatch(ids, torch.ones_like(ids))
-        for split in range(backbone.num_layers + 1):
-            reached = _leaves(backbone.trunk(batch, split))
-            for name, place in places.items():
-                if id(place.parameter) in reached:
-                    found.setdefault(name, split - 1)
+        names = {id(place.parameter): name for name, place in places.items()}
+        seen: set[Node | None] = {None}
+        for split, hidden in enumerate(backbone.states(batch)):
+            for leaf in _new_leaves(hidden, seen):
+                if leaf in names:
+                    found.setdefault(names[leaf], split - 1)
     return found
 
 
@@ -85,19 +87,21 @@ def _asking_for_gradients(model: nn.Module) -> Iterator[None]:
         model.requires_grad_(False)
 
 
-def _leaves(output: Tensor) -> set[int]:
-    """Identities of the tensors that a result depends on, read off its graph; no gradient is computed."""
-    seen = {output.grad_fn}
+def _new_leaves(output: Tensor, seen: set[Node | None]) -> set[int]:
+    """Identities of the tensors that a result depends on, read off its graph; no gradient is computed.
+
+    Args:
+        output: the result.
+        seen: nodes that are passed over; those that were found are added.
+    """
     waiting = [output.grad_fn]
     leaves: set[int] = set()
     while waiting:
         node = waiting.pop()
-        if node is None:
+        if node is None or node in seen:
             continue
+        seen.add(node)
         if hasattr(node, "variable"):
             leaves.add(id(node.variable))
-        for following, _ in node.next_functions:
-            if following not in seen:
-                seen.add(following)
-                waiting.append(following)
+        waiting += [following for following, _ in node.next_functions]
     return leaves

@@ -68,7 +68,7 @@ class Partial:
         Raises:
             SettingsInvalid: if the settings name no layer of this base, or leave none to train.
         """
-        split = _first_tuned(settings, backbone.layer_names)
+        split = first_tuned(settings, backbone.layer_names)
         return attach_weights(backbone, lowest=split, split=split, encoding=settings.store)
 
     def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> WeightsAttachment:
@@ -76,7 +76,12 @@ class Partial:
         return restore_weights(backbone, files)
 
 
-def _first_tuned(settings: PartialSettings, names: tuple[str, ...]) -> int:
+def first_tuned(settings: PartialSettings, names: tuple[str, ...]) -> int:
+    """Index of the lowest layer that is trained, of layers with these names.
+
+    Raises:
+        SettingsInvalid: if the settings name none of them, or leave none to train.
+    """
     count = len(names)
     if settings.freeze_until is not None:
         places = {name: index for index, name in enumerate(names)} | {index: index for index in range(count)}

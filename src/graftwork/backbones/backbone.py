@@ -16,7 +16,7 @@ from graftwork.backbones.device import dtype_name
 from graftwork.backbones.network import Network
 from graftwork.backbones.pooling import pool
 from graftwork.backbones.tokenizer import Tokenizer
-from graftwork.registry.manifest import DTypeName, Pooling
+from graftwork.registry.manifest import BaseBits, DTypeName, Pooling
 
 # Measured (docs/decisions/0022-batches.md): on a CPU larger batches leave its caches and cost up to three times more.
 _CPU_BATCH_TOKENS = 1024
@@ -51,6 +51,7 @@ class TextBackbone:
         tokenizer_digest: SHA-256 of the tokenizer.
         pooling: how token vectors become one vector a text.
         dtype: dtype of the parameters.
+        bits: how the weights of linear layers are kept, when it is in fewer bits; what is computed has `dtype`.
         device: where they are.
         width: size of the vectors.
         num_layers: number of layers; splits go from 0 to this.
@@ -77,6 +78,7 @@ class TextBackbone:
         pooling: Pooling,
         max_length: int,
         width: int,
+        bits: BaseBits | None = None,
     ) -> None:
         self._stack = network.stack
         self._attention_calls = network.attention_calls
@@ -90,6 +92,7 @@ class TextBackbone:
         self.pooling = pooling
         self.max_length = max_length
         self.width = width
+        self.bits = bits
         parameter = next(network.model.parameters())
         self.dtype = parameter.dtype
         self.device = parameter.device
@@ -147,6 +150,10 @@ class TextBackbone:
         if split == self.num_layers:
             return self.forward(batch)
         return self._stack.trunk(lambda: self.forward(batch), split)
+
+    def states(self, batch: TokenBatch) -> list[Tensor]:
+        """What each layer receives, and the last hidden state: `trunk` at every split, from one forward."""
+        return self._stack.states(lambda: self.forward(batch))
 
     def tail(self, hidden: Tensor, batch: TokenBatch, split: int) -> Tensor:
         """The last hidden state when layer `split` receives `hidden`: `[rows, tokens, width]`.

@@ -7,8 +7,10 @@ from pathlib import Path
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.backbones.device import choose_device, choose_dtype
 from graftwork.backbones.network import open_network
+from graftwork.backbones.quantized import quantize
 from graftwork.backbones.tokenizer import load_tokenizer
 from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
+from graftwork.registry.manifest import BaseBits
 from graftwork.registry.metadata import BaseMetadata
 
 
@@ -20,6 +22,7 @@ def load_backbone(
     metadata: BaseMetadata,
     dtype: str = "auto",
     device: str = "auto",
+    bits: BaseBits | None = None,
 ) -> TextBackbone:
     """Load a base model: frozen, in evaluation mode, every tensor accounted for.
 
@@ -33,11 +36,12 @@ def load_backbone(
         metadata: pooling, prompt, length limit and shape of the base.
         dtype: `auto` takes what the hardware is fast at (see `choose_dtype`).
         device: `auto`, `cpu`, `cuda`, `cuda:1` ...
+        bits: keep the weights of linear layers in 8 bits (`int8`) or 4 (`nf4`), to train on; not for serving.
 
     Raises:
         ModelUnsupported: if it is not a text model.
         ModelUnreadable: if weights are missing or left over, or the model is not the one described.
-        SettingsInvalid: if there is no such device or dtype.
+        SettingsInvalid: if there is no such device or dtype, or bitsandbytes is not installed.
     """
     if metadata.domain != "nlp":
         raise ModelUnsupported(
@@ -46,6 +50,8 @@ def load_backbone(
         )
     place = choose_device(device)
     network = open_network(folder, dtype=choose_dtype(place, dtype), device=place)
+    if bits:
+        quantize(network.stack.layers, bits)
     backbone = TextBackbone(
         network,
         load_tokenizer(folder, prompt=metadata.prompt),
@@ -54,6 +60,7 @@ def load_backbone(
         pooling=metadata.pooling,
         max_length=metadata.max_length,
         width=int(network.model.config.hidden_size),  # type: ignore[union-attr,arg-type]
+        bits=bits,
     )
     described = {"layers": metadata.layers, "hidden_size": metadata.hidden_size}
     found = {"layers": backbone.num_layers, "hidden_size": backbone.width}

@@ -55,18 +55,20 @@ def open_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> N
             remedy="Use a text encoder or decoder here.",
         )
     model.to(device)
-    return _with_stack(model, untrained, device)
+    return with_stack(model, untrained, device)
 
 
-def unloaded_network(config: Any, *, dtype: torch.dtype) -> Network:
-    """The network that a configuration describes, without values; for use under torch's `FakeTensorMode`.
+def unloaded_model(config: Any, *, dtype: torch.dtype) -> Any:
+    """The model that a configuration describes, without values; for use under torch's `FakeTensorMode`.
 
     Raises:
-        ModelUnsupported: if it is not a text model, or its layers cannot be told apart.
+        ModelUnsupported: if it is not a model that transformers has built in.
     """
+    from transformers.initialization import no_init_weights
+
     loader = _loader(config)
     try:
-        with quiet_transformers():
+        with quiet_transformers(), no_init_weights():
             model = loader.from_config(config, dtype=dtype, attn_implementation="sdpa")
     except Exception as error:
         raise ModelUnsupported(
@@ -76,10 +78,15 @@ def unloaded_network(config: Any, *, dtype: torch.dtype) -> Network:
         ) from error
     if config.is_encoder_decoder and hasattr(model, "decoder"):
         model = model.get_encoder()
-    return _with_stack(model.requires_grad_(False).eval(), frozenset(), torch.device("cpu"))
+    return model.requires_grad_(False).eval()
 
 
-def _with_stack(model: Any, untrained: frozenset[str], device: torch.device) -> Network:
+def with_stack(model: Any, untrained: frozenset[str] = frozenset(), device: torch.device | None = None) -> Network:
+    """A model with its layers found, by running two tokens through it.
+
+    Raises:
+        ModelUnsupported: if it is not a text model, or its layers cannot be told apart.
+    """
     model.config.use_cache = False
     ids = torch.zeros((1, 2), dtype=torch.int64, device=device)
     with watched_attention(model) as calls:

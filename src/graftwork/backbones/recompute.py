@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graftwork.backbones.alike import LeftOut
 from graftwork.backbones.stack import forwards_replaced
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def recomputed(backbone: TextBackbone, wanted: bool = True) -> Iterator[None]:
     if not wanted:
         yield
         return
-    with forwards_replaced({layer: _run_again(layer.forward) for layer in backbone.layers[:-1]}):
+    there = [layer for layer in backbone.layers if not isinstance(layer, LeftOut)]  # a plan leaves layers out
+    with forwards_replaced({layer: _run_again(layer.forward) for layer in there[:-1]}):
         yield
 
 

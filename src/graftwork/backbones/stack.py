@@ -8,7 +8,7 @@ position embeddings and final norms are therefore always the model's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,18 @@ class LayerStack:
         replaced[self.layers[split]] = _fed_with(self.layers[split].forward, hidden)
         with forwards_replaced(replaced):
             return run()
+
+    def states(self, run: Callable[[], Any]) -> list[Tensor]:
+        """What each layer receives when `run` runs the model, and then what the model returns."""
+        received: list[Tensor] = []
+        with ExitStack() as stack:
+            for layer in self.layers:
+                note = layer.register_forward_pre_hook(
+                    lambda _layer, args, kwargs: received.append(_hidden_states(args, kwargs)), with_kwargs=True
+                )
+                stack.callback(note.remove)
+            result = run()
+        return [*received, result]
 
     def _passed_over(self, layer: nn.Module, hidden: Tensor) -> Callable[..., Any]:
         original = layer.forward

@@ -94,7 +94,7 @@ def tell_plan(made: Plan, config: TrainingConfig, *, flops_per_second: float | N
         f"{made.strategy}, {made.rows:,} rows, {made.tokens:,} tokens, the longest text {made.longest}",
         ("memory", "bytes", "of"),
         [(name, file_size(getattr(made.memory, name)), what) for name, what in _PARTS.items()]
-        + [("all", file_size(made.memory.total), "beside libraries, rows and the allocator's own")],
+        + [("peak", file_size(made.memory.peak), "at once, beside libraries, rows and the allocator's own")],
     )
     say(
         f"{made.trainable:,} of {made.parameters + made.head:,} parameters are trained ({share:.2%}), "
@@ -109,7 +109,7 @@ def tell_plan(made: Plan, config: TrainingConfig, *, flops_per_second: float | N
 def _described(made: Plan, config: TrainingConfig, rate: float) -> dict[str, Any]:
     return {
         **{name: value for name, value in vars(made).items() if name != "memory"},
-        "memory": {**vars(made.memory), "total": made.memory.total},
+        "memory": vars(made.memory),
         "flops_per_second": rate,
         "matrix_seconds": made.seconds(rate),
         "settings": config.model_dump(mode="json"),

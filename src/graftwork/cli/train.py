@@ -282,7 +282,7 @@ def train_and_publish(
             from graftwork.backbones.device import choose_device
 
             join(choose_device(opened.settings.device))
-        backbone = opened.backbone(opened.bases.resolve(base))
+        backbone = opened.backbone(opened.bases.resolve(base), bits=config.base_dtype)
         from graftwork.training.continuing import continue_training
         from graftwork.training.interruption import on_sigterm
         from graftwork.training.job import train as train_adapter

@@ -16,6 +16,7 @@ from graftwork.data.findings import Finding
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 DTypeName = Literal["float32", "bfloat16", "float16"]
+BaseBits = Literal["int8", "nf4"]
 TensorDTypeName = Literal["float32", "bfloat16", "float16", "uint8", "int32"]
 
 
@@ -83,6 +84,7 @@ class Manifest(_Frozen):
         width: width of the pooled vector, the head's second dimension.
         hidden: units of the head's hidden layer, None when the head is linear.
         dtype: dtype of the backbone it was trained on.
+        base_dtype: how the weights of that backbone's linear layers were kept, when it was in fewer bits.
         tensors: the delta's tensors; empty when only a head was trained.
         files: every file of the artifact beside this one.
         temperature: the head's logits are divided by it before the softmax.
@@ -111,6 +113,7 @@ class Manifest(_Frozen):
     width: int = Field(ge=1)
     hidden: int | None = Field(None, ge=1, le=4096, exclude_if=lambda value: value is None)
     dtype: DTypeName
+    base_dtype: BaseBits | None = Field(None, exclude_if=lambda value: value is None)
     tensors: tuple[TensorSpec, ...] = ()
     files: tuple[FileEntry, ...]
     temperature: float = Field(gt=0, allow_inf_nan=False)

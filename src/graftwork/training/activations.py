@@ -71,7 +71,9 @@ class Activations:
     @property
     def identity(self) -> str:
         """SHA-256 over what the activations follow from: base, dtype, split, token ids."""
-        digest = hashlib.sha256(f"{self._backbone.fingerprint} {self._backbone.dtype_name} {self._split}".encode())
+        backbone = self._backbone
+        numbers = backbone.dtype_name + (f" {backbone.bits}" if backbone.bits else "")
+        digest = hashlib.sha256(f"{backbone.fingerprint} {numbers} {self._split}".encode())
         digest.update(self.lengths.tobytes())
         for tokens in self._ids:
             digest.update(np.asarray(tokens, dtype=np.int64).tobytes())

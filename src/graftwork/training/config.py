@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
@@ -23,7 +23,7 @@ from graftwork.training.mistakes import contradictions, problems_of, without_eff
 class FineTuningSettings(BaseModel):
     """How a delta is trained.
 
-    What changes no result (how often checkpoints are written, how much memory the cache may take) is not part of the
+    What changes no result (how often checkpoints are written, how memory is used) is not part of the
     resolved settings that manifests and checkpoints hold.
 
     Attributes:
@@ -51,6 +51,7 @@ class FineTuningSettings(BaseModel):
             gradients, less memory, more time.
         sharding: `fsdp` spreads weights, gradients and AdamW's moments over the processes of a run that was started in
             several (PyTorch's FSDP2); with `none` every process holds all of them.
+        tight_memory: give freed memory back to the system at once, so that the process takes what was planned; slower.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +75,7 @@ class FineTuningSettings(BaseModel):
     cache_gb: float = Field(2.0, ge=0, exclude=True)
     gradient_checkpointing: bool = Field(False, exclude=True)
     sharding: Literal["none", "fsdp"] = Field("none", exclude=True)
+    tight_memory: bool = Field(False, exclude=True)
 
 
 class TrainingConfig(BaseModel):
@@ -92,6 +94,8 @@ class TrainingConfig(BaseModel):
         prefix_tuning: what prefix tuning trains.
         partial: which layers partial fine-tuning trains, and how they are stored.
         full: how what full fine-tuning trained is stored.
+        base_dtype: keep the frozen base's linear layers in 8 bits (`int8`) or 4 (`nf4`) while training (bitsandbytes);
+            by default they have the backbone's dtype.
 
     Example:
         >>> TrainingConfig.parse(strategy="lora", assignments=["lora.rank=4", "fine_tuning.epochs=2"]).lora.rank
@@ -111,6 +115,17 @@ class TrainingConfig(BaseModel):
     prefix_tuning: PrefixTuningSettings = PrefixTuningSettings()
     partial: PartialSettings = PartialSettings()
     full: FullSettings = FullSettings()
+    base_dtype: Literal["int8", "nf4"] | None = Field(None, exclude_if=lambda value: value is None)
+
+    @field_validator("base_dtype")
+    @classmethod
+    def _only_frozen(cls, bits: str | None, info: ValidationInfo) -> str | None:
+        strategy, lora = info.data.get("strategy"), info.data.get("lora")
+        if bits and strategy in ("partial", "full"):
+            raise ValueError(f"keeps a frozen base in few bits, and {strategy} trains the base's own weights")
+        if bits and isinstance(lora, LoraSettings) and lora.init == "pissa":
+            raise ValueError("rounds the base's weights, which lora.init=pissa takes apart; take gaussian")
+        return bits
 
     def settings_of(self, strategy: str) -> StrategySettings:
         """The settings of a strategy by its name."""

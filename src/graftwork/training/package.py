@@ -77,6 +77,7 @@ def package(
         width=backbone.width,
         hidden=None if candidate.hidden is None else len(candidate.hidden[1]),
         dtype=backbone.dtype_name,
+        base_dtype=backbone.bits,
         tensors=candidate.delta.tensors,
         files=tuple(
             FileEntry(path=name, sha256=hashlib.sha256(files[name]).hexdigest(), size=len(files[name]))

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.partial import Partial
-from graftwork.backbones.unloaded import unloaded_backbone
-from graftwork.training.plan import Work
+from graftwork.backbones.unloaded import UnloadedModel, without_values
+from graftwork.training.plan_counts import Shape, count
 from graftwork.training.randomness import own_randomness
 
 if TYPE_CHECKING:
@@ -48,16 +47,14 @@ def trial_costs(task: Task, splits: Sequence[int]) -> dict[int, TrialCost]:
     backbone, prepared, config = task.backbone, task.prepared, task.config
     lengths = np.array([len(ids) for ids in backbone.encode(prepared.rows.texts, task.max_length)])
     tokens, validated = int(lengths.sum()), int(lengths[prepared.validation].sum())
+    rows, common = min(config.fine_tuning.batch_size, len(prepared.train)), math.ceil(lengths.mean())
+    shape = Shape(rows=rows, common=common, longest=common, classes=len(prepared.label_names))
     costs = {}
-    with (
-        own_randomness(config.seed, backbone.device),
-        unloaded_backbone(backbone.model.config, dtype=backbone.dtype) as shape,
-    ):
+    with own_randomness(config.seed, backbone.device), without_values():
+        model = UnloadedModel(backbone.model.config, dtype=backbone.dtype, bits=None)
         for split in splits:
             settings = config.partial.model_copy(update={"freeze_layers": split})
-            with STRATEGIES[Partial.name].attach(shape, settings, seed=config.seed) as attachment:
-                rows = min(config.fine_tuning.batch_size, len(prepared.train))
-                work = Work(shape, attachment, rows=rows, tokens=math.ceil(lengths.mean()))
-            trunk, evaluation = tokens * (work.whole - work.tail), validated * work.tail
-            costs[split] = TrialCost(trunk // work.tokens, evaluation // work.tokens, work.step)
+            found, _ = count(model, Partial.name, settings, shape)
+            trunk, evaluation = tokens * (found.whole - found.tail), validated * found.tail
+            costs[split] = TrialCost(trunk // (rows * common), evaluation // (rows * common), found.step)
     return costs
