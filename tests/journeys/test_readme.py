@@ -24,12 +24,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def tweets(tmp_path: Path) -> Path:
-    """`tweets.csv` and `more-tweets.csv` of 200 rows, and the model's folder, where the README's commands find them."""
+    """The README's files of 200 tweets each, and the model's folder, where its commands find them."""
     with (CACHE / "datasets/sentiment/tweets/train.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    for name, chosen in (("tweets.csv", rows[:201]), ("more-tweets.csv", rows[:1] + rows[201:401])):
+    for place, name in enumerate(("tweets.csv", "more-tweets.csv", "fresh-tweets.csv")):
         with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(chosen)
+            csv.writer(file).writerows([rows[0], *rows[1 + 200 * place : 201 + 200 * place]])
     (tmp_path / "all-MiniLM-L6-v2").symlink_to(CACHE / "models" / "minilm")
     return tmp_path
 
@@ -37,7 +37,7 @@ def tweets(tmp_path: Path) -> Path:
 def test_the_commands_of_the_tour_work_in_their_order(tour: Tour, tweets: Path) -> None:
     lines = [line[2:].split("#")[0].strip() for block in blocks("console") for line in block.splitlines()]
     commands = [part for line in lines if line != "graft serve" for part in line.split(" && ")]
-    assert len(commands) == 12
+    assert len(commands) == 13
     for line in commands:
         done = tour.shell.run("bash", "-c", f"cd {shlex.quote(str(tweets))} && {line}", GRAFT_HOME=str(tweets / "home"))
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
@@ -76,6 +76,6 @@ def test_every_folder_and_page_the_readme_names_is_there() -> None:
     for folder, page in re.findall(r"^      (\w+)/ .*?(docs/\w+\.md)", listing, re.MULTILINE):
         assert (ROOT / "src" / "graftwork" / folder).is_dir(), folder
         assert (ROOT / page).is_file(), page
-    assert len(re.findall(r"docs/\w+\.md", listing)) == 11
+    assert len(re.findall(r"docs/\w+\.md", listing)) == 12
     for link in re.findall(r"\]\((\w[\w./-]*)\)", README):
         assert (ROOT / link).exists(), link
