@@ -8,7 +8,8 @@
     │   ├── DataError                   the rows
     │   │   ├── DataUnreadable          file missing, empty, wrong encoding, broken quoting
     │   │   ├── ColumnsMissing          no such columns
-    │   │   └── DataRejected            read, but nothing sound can be trained on it
+    │   │   ├── DataRejected            read, but nothing sound can be trained on it
+    │   │   └── NotBetter               trained, but worse than what answers already
     │   ├── ModelError                  the base model
     │   │   ├── ModelUnreadable         not a model folder, unsafe or damaged weights
     │   │   ├── ModelUnsupported        a sound model of a kind that cannot be used so

@@ -26,11 +26,13 @@ BLOCK = {"int8": 256, "nf4": 64}
 
 @pytest.mark.parametrize("bits", BITS)
 def test_no_weight_is_further_off_than_the_table_allows(bits: BaseBits) -> None:
+    torch.manual_seed(0)
     linear = nn.Linear(96, 40)
     kept = QuantizedLinear(linear, bits).weight
     scales = linear.weight.detach().reshape(-1, BLOCK[bits]).abs().amax(dim=1, keepdim=True)
     off = (kept - linear.weight.detach()).reshape(-1, BLOCK[bits]).abs()
-    assert bool((off <= scales * WIDEST[bits] + 1e-6).all())
+    # bitsandbytes looks the nearest up by 16 bits of a value.
+    assert bool((off <= scales * (WIDEST[bits] + 2**-16) + 1e-7).all())
     assert float(off.max()) > 0
 
 

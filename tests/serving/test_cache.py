@@ -260,6 +260,10 @@ class _Adapter:
     def split(self) -> int | None:
         return None if self.delta is None else 0
 
+    @property
+    def body(self) -> AdapterKey:
+        return self.key
+
 
 contents = st.builds(
     Content,

@@ -29,6 +29,8 @@ _BUCKET_BYTES = 100 * 2**20
 class ProcessLost(TrainingInterrupted):
     """Another process of the run ended, or did not answer in time."""
 
+    code = "process-lost"
+
 
 @dataclass(frozen=True)
 class Processes:
