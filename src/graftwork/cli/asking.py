@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,16 +14,25 @@ if TYPE_CHECKING:
 _WAIT_SECONDS = 3600.0
 
 
-def ask(opened: Services, version: AdapterVersion, texts: Any) -> Classified:
-    """Probabilities of each text `[texts, classes]`, from a short-lived engine."""
+def ask(opened: Services, versions: Sequence[AdapterVersion], texts: Sequence[str]) -> list[Classified]:
+    """What each adapter says of the texts, `[texts, classes]` probabilities each, from one short-lived engine."""
     from graftwork.serving.engine import EngineLimits
 
     engine = opened.engine(EngineLimits(queue_texts=max(1, len(texts))))
     engine.start()
     try:
-        return engine.classify(version.tenant, version.base, version.digest, texts).result(_WAIT_SECONDS)
+        return [
+            engine.classify(version.tenant, version.base, version.digest, texts).result(_WAIT_SECONDS)
+            for version in versions
+        ]
     finally:
         engine.close(drain=False, timeout=10.0)
+
+
+def majority_of(version: AdapterVersion) -> int:
+    """Index of the most frequent class of its training rows; the first class when it was not judged."""
+    label = (version.manifest.metrics or {}).get("majority_label", version.labels[0])
+    return version.labels.index(label)
 
 
 def class_indices(version: AdapterVersion, labels: Any, rows: Any, source: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graftwork.cli.asking import ask, class_indices, seen_before
+from graftwork.cli.asking import ask, class_indices, majority_of, seen_before
 from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, TextColumn, examples
 from graftwork.cli.session import services
 from graftwork.errors import DataRejected, Problem, SettingsInvalid
@@ -43,8 +43,6 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare adapters row by row: who is better beyond chance, where they differ, and what each costs."""
-    import numpy as np
-
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
     from graftwork.evaluation.comparison import compare_classifiers
@@ -57,17 +55,17 @@ def compare(
         _refuse_unlike(versions)
         first = versions[0]
         truth = class_indices(first, rows.labels, rows.rows, rows.source)
-        probabilities = {
-            version.reference: ask(opened, version, rows.texts).probabilities.astype("float64")[
-                :, [version.labels.index(name) for name in first.labels]
-            ]
-            for version in versions
-        }
+        answers = ask(opened, versions, rows.texts)
+    probabilities = {
+        version.reference: answer.probabilities.astype("float64")[
+            :, [version.labels.index(name) for name in first.labels]
+        ]
+        for version, answer in zip(versions, answers, strict=True)
+    }
     comparison = compare_classifiers(probabilities, truth, first.labels)
-    majority = int(np.bincount(truth).argmax())
     evaluations = [
-        evaluate(answers, truth, first.labels, majority=majority, dataset_digest=rows.digest)
-        for answers in probabilities.values()
+        evaluate(one, truth, first.labels, majority=majority_of(first), dataset_digest=rows.digest)
+        for one in probabilities.values()
     ]
     if as_json:
         _print_json(versions, evaluations, comparison, rows)
@@ -135,7 +133,7 @@ def _print_tables(
     rows: Dataset,
     show: int,
 ) -> None:
-    from graftwork.cli.console import file_size, print_evaluation_table, print_table
+    from graftwork.cli.console import file_size, print_evaluation_table, print_table, shortened
     from graftwork.evaluation.tables import comparison_table, nats, percent
 
     lines = []
@@ -159,7 +157,7 @@ def _print_tables(
         print_table(
             f"They differ on {len(comparison.disagreements):,} rows",
             ("row", "text", "truth", *(version.reference for version in versions)),
-            [(str(rows.rows[d.row]), _shortened(rows.texts[d.row]), d.truth, *d.answers) for d in shown],
+            [(str(rows.rows[d.row]), shortened(rows.texts[d.row], 50), d.truth, *d.answers) for d in shown],
         )
 
 
@@ -177,8 +175,3 @@ def _warn_of_seen(versions: Sequence[AdapterVersion], given: Dataset) -> None:
     print_findings(
         seen_before(version, len(given)) for version in versions if version.manifest.dataset.digest == given.digest
     )
-
-
-def _shortened(text: str, width: int = 50) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"

@@ -180,6 +180,17 @@ def parameter_count(count: int) -> str:
     return str(count)
 
 
+def shortened(text: str, width: int) -> str:
+    r"""A text on one line of at most `width` characters.
+
+    Example:
+        >>> shortened("the court\ngranted", 12)
+        'the court g…'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
 def moment(when: datetime) -> str:
     """A time in the local zone, to the minute."""
     return when.astimezone().strftime("%Y-%m-%d %H:%M")

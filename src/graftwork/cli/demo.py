@@ -176,7 +176,7 @@ def _tell_quality(made: list[tuple[AdapterVersion, Trained]]) -> None:
 
 
 def _serve_and_ask(opened: Services, made: list[tuple[AdapterVersion, Trained]], data: Path) -> None:
-    from graftwork.cli.console import print_table, say
+    from graftwork.cli.console import print_table, say, shortened
     from graftwork.client import Client
     from graftwork.data.read import read_dataset
 
@@ -202,7 +202,7 @@ def _serve_and_ask(opened: Services, made: list[tuple[AdapterVersion, Trained]],
         "",
         ("adapter", "text", "answer", "label", "ms"),
         [
-            (model, _shortened(text), f"{answer[0].label} {answer[0].score:.0%}", truth, f"{milliseconds:.1f}")
+            (model, shortened(text, 56), f"{answer[0].label} {answer[0].score:.0%}", truth, f"{milliseconds:.1f}")
             for (model, text, truth), (answer, milliseconds) in zip(questions, rounds[-1], strict=True)
         ],
     )
@@ -256,8 +256,3 @@ def _heading(number: int, text: str) -> None:
 
     say()
     say((f"{number}. {text}", "bold cyan"))
-
-
-def _shortened(text: str, width: int = 56) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"

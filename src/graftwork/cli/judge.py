@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from graftwork.cli.asking import ask, class_indices, seen_before
+from graftwork.cli.asking import ask, class_indices, majority_of, seen_before
 from graftwork.cli.options import (
     Delimiter,
     Encoding,
@@ -53,7 +53,7 @@ def predict(
 
     While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so.
     """
-    from graftwork.cli.console import print_json, print_table, say
+    from graftwork.cli.console import print_json, print_table, say, shortened
     from graftwork.registry.reference import Reference, resolve_nearest
 
     if texts == ["-"]:
@@ -62,7 +62,7 @@ def predict(
     asked = Reference.parse(reference)
     with services() as opened:
         version = resolve_nearest(opened.catalog.resolve, asked)
-        answer = ask(opened, version, texts)
+        (answer,) = ask(opened, [version], texts)
     fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
     ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
     if as_json:
@@ -85,7 +85,7 @@ def predict(
         ("text", "answer", "then"),
         [
             (
-                _shortened(text),
+                shortened(text, 60),
                 f"{scores[0][0]} {scores[0][1]:.1%}",
                 ", ".join(f"{label} {score:.1%}" for label, score in scores[1:]),
             )
@@ -151,15 +151,14 @@ def evaluate(
     with services() as opened:
         version = opened.catalog.resolve(reference)
         truth = class_indices(version, rows.labels, rows.rows, rows.source)
-        answer = ask(opened, version, rows.texts)
+        (answer,) = ask(opened, [version], rows.texts)
         from graftwork.evaluation.evaluate import evaluate as measure
 
-        majority = (version.manifest.metrics or {}).get("majority_label", version.labels[0])
         result = measure(
             answer.probabilities.astype("float64"),
             truth,
             version.labels,
-            majority=version.labels.index(majority),
+            majority=majority_of(version),
             dataset_digest=rows.digest,
         )
     if as_json:
@@ -211,8 +210,3 @@ def _print_evaluation(name: str, result: Evaluation) -> None:
     print_evaluation_table(class_table(result))
     small = len(result.classes) <= 12
     print_evaluation_table(confusion_table(result) if small else mistakes_table(result))
-
-
-def _shortened(text: str, width: int = 60) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"

@@ -37,12 +37,11 @@ from graftwork.training.lineage import PRIOR_PENALTIES, head_of
 from graftwork.training.loop import fine_tune
 from graftwork.training.objective import class_weights
 from graftwork.training.package import package
+from graftwork.training.preparation import few_bits, prepare_process
 from graftwork.training.probe import fit_head, fit_probe
-from graftwork.training.processes import join
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows
 from graftwork.training.runs import Run
-from graftwork.training.sharding import check_sharding
 from graftwork.training.start import Rows, Start
 
 if TYPE_CHECKING:
@@ -92,8 +91,7 @@ def continue_training(
     start = TrainingConfig.parse(start=manifest.settings)
     config = (config or start).model_copy(update={"strategy": manifest.strategy})
     _refuse_other_shape(config, start)
-    join(backbone.device)
-    check_sharding(config.fine_tuning, resume=run.resume)
+    prepare_process(backbone, config, resume=run.resume)
     progress.stage("checking rows", None)
     report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=manifest.max_length)
     findings = tuple(found for found in report.findings if found.code not in _OF_FEW_LABELS)
@@ -113,7 +111,7 @@ def continue_training(
             candidate,
             labels=manifest.labels,
             dataset=_record(rows, prepared),
-            warnings=report.warnings,
+            warnings=(*report.warnings, *few_bits(backbone, progress)),
             max_length=manifest.max_length,
             config=config,
             parent=parent,

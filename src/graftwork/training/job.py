@@ -17,12 +17,9 @@ from graftwork.adaptation.chain import check_chain, inherited
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
 from graftwork.data.check import check_dataset
-from graftwork.data.findings import Finding
-from graftwork.errors import SettingsInvalid
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
-from graftwork.training.allocator import return_freed_memory
 from graftwork.training.budget import check_budget, within_budget
 from graftwork.training.candidate import Candidate
 from graftwork.training.candidates import choose
@@ -37,12 +34,12 @@ from graftwork.training.lineage import (
     told_of_start,
 )
 from graftwork.training.package import package
+from graftwork.training.preparation import few_bits, prepare_process
 from graftwork.training.probe import Probe, fit_probe
-from graftwork.training.processes import join, processes
+from graftwork.training.processes import processes
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.rows import PreparedRows, prepare_rows
 from graftwork.training.runs import Run
-from graftwork.training.sharding import check_sharding
 from graftwork.training.task import Task
 from graftwork.training.transfer import below_parent, below_probe
 
@@ -107,8 +104,7 @@ def train(
     """
     config = config or TrainingConfig()
     run = run or Run()
-    join(backbone.device)
-    check_sharding(config.fine_tuning, resume=run.resume)
+    prepare_process(backbone, config, resume=run.resume)
     if ancestors:
         check_chained(config, ancestors[0])
         check_chain(ancestors[0], ancestors[1:])
@@ -128,9 +124,6 @@ def _train(
 ) -> Trained:
     """The same with the parent's updates in place."""
     clock = _Clock()
-    _refuse_other_bits(backbone, config)
-    if config.fine_tuning.tight_memory:
-        return_freed_memory()
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
         progress.stage("checking rows", None)
@@ -177,7 +170,7 @@ def _train(
             candidate,
             labels=prepared.label_names,
             dataset=_record(rows, prepared, candidate),
-            warnings=(*report.warnings, *_few_bits(backbone, progress)),
+            warnings=(*report.warnings, *few_bits(backbone, progress)),
             max_length=max_length,
             config=config,
             parent=parent,
@@ -187,29 +180,6 @@ def _train(
     if max_bytes is not None:
         check_budget(artifact, max_bytes)
     return Trained(artifact, report, evaluation, {"seconds": clock.seconds})
-
-
-def _refuse_other_bits(backbone: TextBackbone, config: TrainingConfig) -> None:
-    if backbone.bits != config.base_dtype:
-        raise SettingsInvalid(
-            f"base_dtype is {config.base_dtype}, and the backbone was loaded with {backbone.bits}",
-            remedy="Load it with bits=config.base_dtype.",
-        )
-
-
-def _few_bits(backbone: TextBackbone, progress: Progress) -> list[Finding]:
-    if backbone.bits is None:
-        return []
-    found = Finding(
-        code="base-in-few-bits",
-        severity="warning",
-        message=f"it was trained and judged on a base kept as {backbone.bits}; it is served by the base as it is, "
-        "whose answers differ a little",
-        count=1,
-        remedy="Judge what is served: graft evaluate NAME --data FILE.",
-    )
-    progress.note(f"warning: {found.message}. {found.remedy}")
-    return [found]
 
 
 def _as_child(
