@@ -122,3 +122,15 @@ def test_rows_that_it_cannot_go_on_with_are_refused(bert: TextBackbone, head_onl
     prefix = Artifact(head_only.manifest.model_copy(update={"strategy": PREFIX.strategy}), head_only.files)
     with pytest.raises(SettingsInvalid, match="prefix-tuning cannot be continued"):
         continue_training(bert, prefix, NEW)
+
+
+def test_a_base_in_few_bits_is_refused_or_told_of_as_in_training(
+    saved: Callable[[str], Path], head_only: Artifact
+) -> None:
+    few = open_backbone(saved("bert"), bits="int8")
+    with pytest.raises(SettingsInvalid, match="the backbone was loaded with int8"):
+        continue_training(few, head_only, NEW)
+    config = PROBE.model_copy(update={"base_dtype": "int8"})
+    first = train(few, OLD, config=config).artifact
+    again = continue_training(few, first, renamed(NEW, SWAPPED)).artifact
+    assert "base-in-few-bits" in [warning.code for warning in again.manifest.warnings]
