@@ -271,7 +271,7 @@ def _write_files(artifact: Artifact, to: Path) -> list[str]:
     from graftwork.registry.artifact import MANIFEST
     from graftwork.registry.durable import storage_error
 
-    files = {**artifact.files, MANIFEST: artifact.manifest_bytes}
+    files: dict[str, bytes] = {**artifact.files, MANIFEST: artifact.manifest_bytes}
     try:
         to.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

@@ -16,6 +16,7 @@ from graftwork.cli.chain import (
     read_chain,
     refuse_beside_continue,
     refuse_missing,
+    refuse_old_rows,
     tell_way_back,
 )
 from graftwork.cli.clock import process_start
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
             "graft train europe.csv --parent acme/mood --name acme/mood~eu   # on top of another adapter",
             "graft train new.csv --continue acme/mood --replay old.csv",
+            "graft train new.csv --continue acme/mood --set forgetting.protection=ewc --source old.csv",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
@@ -97,6 +99,14 @@ def train(
         Path | None,
         typer.Option("--replay", metavar="OLD", help="With --continue: old rows, to learn and to check on again."),
     ] = None,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--source",
+            metavar="FILE",
+            help="With --continue: rows of an earlier task, to measure what is forgotten; may be repeated.",
+        ),
+    ] = None,
     max_bytes: Annotated[
         str | None,
         typer.Option("--max-bytes", metavar="SIZE", help="What the adapter may take, such as 1MB; sets LoRA's rank."),
@@ -140,6 +150,7 @@ def train(
     _refuse_two_ends(dry_run=dry_run, find_rate=find_rate, resume=resume)
     if continued is None:
         refuse_missing(name=name, base=base, parent=parent)
+        refuse_old_rows(replay=replay, source=sources)
     else:
         name = name or Reference.parse(continued).bare
         refuse_beside_continue(
@@ -148,11 +159,8 @@ def train(
             strategy=strategy,
             test=test,
             max_bytes=max_bytes,
-            dry_run=dry_run,
             find_rate=find_rate,
         )
-    if replay is not None and continued is None:
-        raise SettingsInvalid("--replay goes with --continue", remedy="Say which adapter to go on with (--continue).")
     if find_rate and parent is not None:
         raise SettingsInvalid(
             "--find-rate looks for the rate on the base itself, not on a parent",
@@ -181,6 +189,7 @@ def train(
         read = partial(read_dataset, text=text, label=label, encoding=encoding, delimiter=delimiter)
         rows = read(file)
         test_rows = None if test is None else read(test)
+        config = config if previous is None else config.model_copy(update={"strategy": previous.strategy})
         if dry_run:
             if launched().first:
                 _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
@@ -198,6 +207,7 @@ def train(
             ancestors=chain if previous is None else chain[1:],
             continued=None if previous is None else chain[0],
             replay=None if replay is None else read(replay),
+            sources=[read(source) for source in sources or []],
             max_bytes=most_bytes,
             expected_latest=expected_latest,
             resume=resume,
@@ -240,6 +250,7 @@ def train_and_publish(
     ancestors: Sequence[Artifact] = (),
     continued: Artifact | None = None,
     replay: Dataset | None = None,
+    sources: Sequence[Dataset] = (),
     max_bytes: int | None = None,
     expected_latest: int | None = None,
     resume: bool = False,
@@ -262,6 +273,7 @@ def train_and_publish(
         ancestors: the adapter to train on top of, its parent and so on.
         continued: the adapter to go on with, instead of training anew.
         replay: old rows to learn and to check on again when one is continued.
+        sources: rows of earlier tasks, on which it is measured what is forgotten when one is continued.
         max_bytes: what the adapter may take where it is stored.
         expected_latest: publish only if this is the newest version.
         resume: go on with the unfinished run of this name.
@@ -305,6 +317,7 @@ def train_and_publish(
                 rows,
                 ancestors=ancestors,
                 replay=replay,
+                sources=sources,
                 config=config,
                 progress=progress,
                 run=run,
@@ -376,7 +389,7 @@ def _tell_plan(
 def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None:
     from graftwork.cli.console import file_size, print_evaluation_table, print_findings, print_json, say
     from graftwork.cli.describe import describe_adapter
-    from graftwork.evaluation.tables import quality_table
+    from graftwork.evaluation.tables import forgetting_table, quality_table
 
     if as_json:
         print_json(describe_adapter(published, with_manifest=True))
@@ -384,6 +397,8 @@ def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None
     print_findings(trained.report.findings)
     if trained.evaluation is not None:
         print_evaluation_table(quality_table(trained.evaluation, name=published.reference))
+        if trained.evaluation.forgetting:
+            print_evaluation_table(forgetting_table(trained.evaluation.forgetting))
     if trained.artifact.manifest.decision:
         say(f"Chosen: {trained.artifact.manifest.decision}.")
     say(

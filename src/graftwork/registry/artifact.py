@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
 DELTA = "adapter_model.safetensors"
 DELTA_CONFIG = "adapter_config.json"
+FISHER = "fisher.safetensors"
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "U8": "uint8", "I32": "int32"}
 # What integers may be, by the ends of names: bits of signs, and places of rows.
@@ -61,7 +62,8 @@ class Artifact:
     Attributes:
         manifest: what it is.
         files: bytes by name: `head.safetensors` always; `adapter_config.json` and `adapter_model.safetensors` when
-            something below the head was trained.
+            something below the head was trained; `fisher.safetensors` when it is kept for whoever goes on with it,
+            which nothing that answers reads.
         manifest_bytes: the manifest as stored; by default its canonical JSON. Kept apart so that an adapter's digest
             does not change when a later version of the schema would write the same manifest differently.
 
@@ -89,6 +91,11 @@ class Artifact:
         return hashlib.sha256(self.manifest_bytes).hexdigest()
 
     @property
+    def delta_files(self) -> dict[str, bytes]:
+        """The files of what was trained below the head, by name; none of a head alone."""
+        return {name: self.files[name] for name in (DELTA_CONFIG, DELTA) if name in self.files}
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all files and the manifest."""
         return len(self.manifest_bytes) + sum(map(len, self.files.values()))
@@ -114,6 +121,8 @@ class Artifact:
             if DELTA in self.files:
                 problems += _check_delta_config(self.files[DELTA_CONFIG], limits)
                 problems += _check_delta(self.manifest, self.files[DELTA], limits)
+            if FISHER in self.files:
+                problems += _check_fisher(self.files[FISHER], limits)
         if problems:
             raise invalid(problems)
         self._passed.add(limits)
@@ -139,9 +148,10 @@ def check_manifest(manifest: Manifest, content: bytes, limits: ArtifactLimits = 
         problems.append(Problem(MANIFEST, f"has {len(content)} bytes; {limits.manifest_bytes} are allowed"))
     expected = {HEAD, DELTA, DELTA_CONFIG} if manifest.tensors else {HEAD}
     names = [entry.path for entry in manifest.files]
+    allowed = {*expected, FISHER}
     problems += [Problem(MANIFEST, f"names the file {name!r} twice") for name in _repeated(names)]
     problems += [
-        Problem(MANIFEST, f"names the file {name!r}, which no adapter has") for name in sorted(set(names) - expected)
+        Problem(MANIFEST, f"names the file {name!r}, which no adapter has") for name in sorted(set(names) - allowed)
     ]
     problems += [Problem(MANIFEST, f"does not name the file {name!r}") for name in sorted(expected - set(names))]
     total = len(content) + sum(entry.size for entry in manifest.files)
@@ -183,6 +193,19 @@ def _check_head(manifest: Manifest, content: bytes, limits: ArtifactLimits) -> l
 def _check_delta(manifest: Manifest, content: bytes, limits: ArtifactLimits) -> list[Problem]:
     wanted = {spec.name: (spec.shape, spec.dtype) for spec in manifest.tensors}
     return _check_tensors(DELTA, content, wanted, limits)
+
+
+def _check_fisher(content: bytes, limits: ArtifactLimits) -> list[Problem]:
+    """Which shapes it must have is known where the parameters are; that it is finite is known here."""
+    try:
+        header = read_header(content, limit=limits.header_bytes)
+    except HeaderInvalid as error:
+        return [Problem(FISHER, what) for what in error.problems]
+    return [
+        Problem(f"{FISHER}, {name}", "is not float32, or holds NaN or infinity")
+        for name, place in header.tensors.items()
+        if place.dtype != "F32" or not _all_finite(content, place)
+    ]
 
 
 def _check_tensors(

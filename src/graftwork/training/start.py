@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.training.activations import Activations
     from graftwork.training.config import FineTuningSettings
+    from graftwork.training.protection import Anchor
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Start:
         settings: of the optimizer and the batches.
         seed: decides the order of rows and dropout.
         class_weights: weight of each class in the loss, float32 `[classes]`; None for one each.
+        anchor: of the penalty that pulls everything that is trained towards this start; None for none.
     """
 
     backbone: TextBackbone
@@ -63,3 +65,4 @@ class Start:
     settings: FineTuningSettings
     seed: int
     class_weights: NDArray[np.float32] | None = None
+    anchor: Anchor | None = None

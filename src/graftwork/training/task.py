@@ -12,6 +12,7 @@ from graftwork.adaptation import STRATEGIES
 from graftwork.training.activations import Activations
 from graftwork.training.objective import class_weights
 from graftwork.training.probe import fit_head
+from graftwork.training.protection import Anchor
 from graftwork.training.start import Rows, Start
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Task:
                 settings=tuning,
                 seed=config.seed,
                 class_weights=weights,
+                anchor=Anchor.of(config.forgetting, None),
             )
 
     def _sides(self, split: int, folder: Path | None, of: int) -> Sides:
