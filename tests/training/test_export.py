@@ -171,7 +171,9 @@ def test_a_graph_that_answers_otherwise_is_not_left_there(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("architecture", "strategy"), [("gpt2", "lora"), ("bert", "mlp")])
+@pytest.mark.parametrize(
+    ("architecture", "strategy", "options"), [("gpt2", "lora", {}), ("bert", "feature-extraction", MLP)]
+)
 def test_the_page_beside_a_merged_model_answers_as_the_adapter(
     backbone_of: Callable[..., TextBackbone],
     saved: Callable[[str], Path],
@@ -179,12 +181,10 @@ def test_the_page_beside_a_merged_model_answers_as_the_adapter(
     monkeypatch: pytest.MonkeyPatch,
     architecture: str,
     strategy: str,
+    options: dict[str, Any],
 ) -> None:
     backbone = backbone_of(architecture)
-    if strategy == "mlp":
-        artifact = disturbed(backbone, "feature-extraction", **MLP)
-    else:
-        artifact = disturbed(backbone, strategy)
+    artifact = disturbed(backbone, strategy, **options)
     features = adapted_features(backbone, artifact, [*TEXTS, LONG])
     export_merged(backbone, artifact, saved(architecture), tmp_path)
     check_answers(by_its_own_page(tmp_path / "CLASSIFY.md", [*TEXTS, LONG], monkeypatch), artifact, features)

@@ -1,7 +1,7 @@
 """A published adapter as one ONNX file: tokens in, probabilities of its labels out.
 
-The file holds the base with the delta in its weights (a prefix stays what it is: keys and values), the pooling, the head
-and the temperature. What is written is asked again by ONNX Runtime, at other sizes than it was traced at, before
+The file holds the base with the delta in its weights (a prefix stays what it is: keys and values), the pooling, the
+head and the temperature. What is written is asked again by ONNX Runtime, at other sizes than it was traced at, before
 anybody is told of it (docs/decisions/0086-onnx-and-languages.md).
 """
 
@@ -173,8 +173,7 @@ def _write_graph(network: nn.Module, backbone: TextBackbone, to: Path, manifest:
         facts = {"labels": json.dumps(manifest.labels, ensure_ascii=False), "prompt": manifest.prompt}
         onnx.helper.set_model_props(graph, {**facts, "max_length": str(manifest.max_length)})
         weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-        apart = {"save_as_external_data": True, "location": TENSORS, "size_threshold": 1024}
-        onnx.save_model(graph, to / MODEL, **(apart if weights > one_file_bytes else {}))
+        onnx.save_model(graph, to / MODEL, save_as_external_data=weights > one_file_bytes, location=TENSORS)
 
 
 def _trace(network: nn.Module, batch: TokenBatch, path: Path) -> None:
@@ -214,9 +213,8 @@ def _check_answers(network: nn.Module, backbone: TextBackbone, path: Path, max_l
                 wanted = network(batch.input_ids, batch.attention_mask)[1]
             difference = (torch.from_numpy(found) - wanted).abs().max().item()
             if not difference <= AGREEMENT:
-                raise _not_writable(
-                    f"at {len(lengths)} x {max(lengths)} tokens ONNX Runtime differs by {difference:.2g}"
-                )
+                size = f"{len(lengths)} x {max(lengths)} tokens"
+                raise _not_writable(f"at {size} ONNX Runtime differs by {difference:.2g}")
     except ModelUnsupported:
         raise
     except Exception as error:
@@ -248,7 +246,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of every shape it traces, and of its successor; what is wrong is found by asking the result."""
+    """The exporter warns of every shape it traces; what is wrong is found by asking the result."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

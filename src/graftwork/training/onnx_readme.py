@@ -12,7 +12,8 @@ _PAGE = """\
 
 `model.onnx` takes `input_ids` and `attention_mask` (int64 `[rows, tokens]`, padded on the right) and gives `logits` and
 `probabilities` (float32 `[rows, classes]`). Base model, delta, pooling, head and temperature are all in it{parts}.
-`tokenizer.json` cuts texts at {max_length} tokens and pads by itself; `classifier.json` names the labels in their order{prompt}.
+`tokenizer.json` cuts texts at {max_length} tokens and pads by itself; `classifier.json` names the labels in their
+order{prompt}.
 
 It computes in float32, the head in float64. A server that computes in bfloat16 rounds otherwise: compare with one in
 float32 (`GRAFT_DTYPE=float32`).
