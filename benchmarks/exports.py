@@ -1,8 +1,8 @@
 """What is exported against what is served: `python -m benchmarks.exports [MODEL_FOLDER]`.
 
-Trains an adapter of each strategy on headlines (`scripts/fetch_datasets.py bbc`), exports it as ONNX and for transformers,
-and asks ONNX Runtime, the code beside the export, and the engine for the same 200 texts. Prints the largest difference of
-a probability and how many labels differ, for engines in float32 and in bfloat16.
+Trains an adapter of each strategy on headlines (`scripts/fetch_datasets.py bbc`), exports it as ONNX and for
+transformers, and asks the code beside each export and the engine for the same 200 texts. Prints the largest difference
+of a probability and how many labels differ, for engines in float32 and in bfloat16.
 """
 
 from __future__ import annotations
