@@ -15,6 +15,7 @@ from graftwork.backbones.network import Network
 from graftwork.backbones.pooling import pool
 from graftwork.backbones.tokenizer import Tokenizer
 from graftwork.data.media import Modality, check_modality
+from graftwork.errors import ModalityMismatch
 from graftwork.registry.manifest import BaseBits, DTypeName, Pooling
 
 __all__ = ["Backbone", "Batch", "TextBackbone", "TokenBatch", "length_sorted_batches"]
@@ -114,6 +115,22 @@ class Backbone:
     def tokenizer(self) -> Tokenizer | None:
         """Its tokenizer; None when it does not read texts."""
         return self.reader if isinstance(self.reader, Tokenizer) else None
+
+    def texts_only(self, what: str) -> Tokenizer:
+        """Its tokenizer, for what can be done with models of texts alone.
+
+        Args:
+            what: the thing that can be done, as the message calls it.
+
+        Raises:
+            ModalityMismatch: if it does not read texts.
+        """
+        if self.tokenizer is None:
+            raise ModalityMismatch(
+                f"{what} is for models of texts; this one reads {self.modality}s",
+                remedy="Choose a base of domain nlp: `graft base list` shows the domains.",
+            )
+        return self.tokenizer
 
     @property
     def prompt(self) -> str:
