@@ -113,7 +113,7 @@ def export_onnx(
             network = TokenClassifier(backbone.model, manifest.pooling, head, manifest.temperature).eval()
             _write_graph(network, backbone, to, manifest, one_file_bytes)
             _check_answers(network, backbone, to / MODEL, manifest.max_length)
-        backbone.tokenizer.save(to / TOKENIZER, max_length=manifest.max_length)
+        backbone.texts_only("an ONNX graph").save(to / TOKENIZER, max_length=manifest.max_length)
         described = {
             "labels": manifest.labels,
             "prompt": manifest.prompt,
@@ -232,9 +232,11 @@ def _not_writable(why: str) -> ModelUnsupported:
 def _batch(backbone: TextBackbone, lengths: Sequence[int], max_length: int, *, seed: int) -> TokenBatch:
     """Random tokens, rows of these lengths or the longest allowed."""
     generator = torch.Generator().manual_seed(seed)
-    known = min(backbone.tokenizer.size, backbone.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    known = min(backbone.texts_only("an ONNX graph").size, backbone.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
     rows = [torch.randint(known, (min(length, max_length),), generator=generator).tolist() for length in lengths]
-    return backbone.collate(rows)
+    batch = backbone.collate(rows)
+    assert isinstance(batch, TokenBatch)
+    return batch
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
