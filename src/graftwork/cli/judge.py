@@ -184,7 +184,7 @@ def evaluate(
                 version.labels,
                 names,
                 majority=majority_of(version),
-                unknown_tokens=unknown_tokens(tokenizer, rows.texts, names),
+                unknown_tokens=None if tokenizer is None else unknown_tokens(tokenizer, rows.texts, names),
             )
     if as_json:
         sliced = {"by": by, "slices": slices} if by else {}
