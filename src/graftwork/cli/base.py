@@ -61,7 +61,8 @@ def add(
 ) -> None:
     """Check a pretrained model, read its metadata, and store it.
 
-    Only safetensors weights are taken, and ONNX graphs of standard operators; code and pickles never are. Content that is stored already is stored once.
+    Only safetensors weights are taken, and ONNX graphs of standard operators; code and pickles never are. Content that
+    is stored already is stored once.
     """
     from graftwork.backbones.hub import resolve_source
     from graftwork.backbones.inspect import inspect_model
