@@ -1,9 +1,9 @@
-"""What is forgotten when a fine-tune goes on with another domain: `python -m benchmarks.forgetting [--seeds 0 1 2 3 4]`.
+"""What is forgotten when a fine-tune goes on with another domain: `python -m benchmarks.forgetting [--seeds 0 1 2]`.
 
 MiniLM-L6 is fully fine-tuned on film reviews and goes on with tweets (three sentiments, both fetched by
-`scripts/fetch_datasets.py`): without protection, with L2-SP, with EWC, and with a kept sample learned again. Judged are the
-published artifacts, on rows of both domains that are the same for all seeds; a seed draws the training rows and decides
-every random choice. `--strengths` tries strengths on rows that no reported run sees.
+`scripts/fetch_datasets.py`): without protection, with L2-SP, with EWC, and with a kept sample learned again. Judged are
+the published artifacts, on rows of both domains that are the same for all seeds; a seed draws the training rows and
+decides every random choice. `--strengths` tries strengths on rows that no reported run sees.
 
 Every run is written to `--results` as it ends, and runs that are there are not made again.
 """

@@ -22,9 +22,8 @@ def print_table(runs: list[Run]) -> None:
         return
     seeds = sorted({run.seed for run in runs})
     rows = len(runs[0].source_right)
-    print(
-        f"\n{SOURCE} ({SOURCE_ROWS} rows), then {TARGET} ({TARGET_ROWS} rows); seeds {seeds}; {rows} test rows of each\n"
-    )
+    print(f"\n{SOURCE} ({SOURCE_ROWS} rows), then {TARGET} ({TARGET_ROWS} rows)")
+    print(f"seeds {seeds}, {rows} test rows of each\n")
     print(
         "| method | seeds | source before | after | lost [95 %] | target before | after | beside none [95 %] | bytes |"
     )
@@ -43,9 +42,8 @@ def print_table(runs: list[Run]) -> None:
         )
         size = statistics.mean(run.size_bytes / run.base_bytes for run in mine)
         was, now = statistics.mean(run.source_before for run in mine), statistics.mean(run.source for run in mine)
-        print(
-            f"| {told} | {len(mine)} | {was:.1%} | {now:.1%} | {lost} | {before:.1%} | {after:.1%} | {beside} | {size:.2%} |"
-        )
+        cells = (told, str(len(mine)), f"{was:.1%}", f"{now:.1%}", lost, f"{before:.1%}", f"{after:.1%}", beside)
+        print(f"| {' | '.join(cells)} | {size:.2%} |")
 
 
 def difference(pairs: list[tuple[list[bool], list[bool]]]) -> str:

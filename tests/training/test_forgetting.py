@@ -116,7 +116,7 @@ def test_fisher_information_is_the_mean_of_squared_gradients_row_by_row(bert: Te
     # All of the same length: a mask with padding in it is made in a way that vmap cannot follow.
     texts = [
         "the quick brown fox jumps",
-        "a refund was requested today",
+        "a refund was requested for",
         "the court granted the appeal",
         "the lazy dog",
     ]
@@ -222,7 +222,9 @@ def gone_on(bert: TextBackbone, full: Artifact, *assignments: str, **more: Any) 
 def test_what_is_pulled_back_forgets_less_and_what_is_lost_is_told(bert: TextBackbone, full: Artifact) -> None:
     judged = sentences(3, 80)
     free = gone_on(bert, full, sources=[judged])
-    held = gone_on(bert, full, "forgetting.protection=ewc", "forgetting.strength=0.1", sources=[judged])
+    ewc = ("forgetting.protection=ewc", "full.store=float16")
+    held = gone_on(bert, full, *ewc, "forgetting.strength=10", sources=[judged])
+    loose = gone_on(bert, full, *ewc, "forgetting.strength=1e-9")
     assert free.evaluation is not None
     assert held.evaluation is not None
     (lost,), (less,) = free.evaluation.forgetting, held.evaluation.forgetting
@@ -232,8 +234,7 @@ def test_what_is_pulled_back_forgets_less_and_what_is_lost_is_told(bert: TextBac
         for value, artifact in ((one.before, full), (one.after, trained.artifact)):
             assert value == pytest.approx((answers(bert, artifact, judged).argmax(1) == truth).mean(), abs=1e-6)
         assert one.accuracy.difference.value == pytest.approx(one.after - one.before, abs=1e-6)
-    away = [moved(bert, full, trained.artifact) for trained in (free, held)]
-    assert away[1] < 0.7 * away[0]
+    assert 0 < moved(bert, full, held.artifact) < 0.7 * moved(bert, full, loose.artifact)
     assert trained.artifact.manifest.metrics is not None
     assert trained.artifact.manifest.metrics["forgetting"][0]["after"] == less.after
     # What mattered before matters still, and what was learned now matters too.
@@ -303,9 +304,10 @@ def test_lora_is_pulled_back_too_and_a_fresh_tune_towards_the_base(bert: TextBac
     config = settings(*lora, "forgetting.protection=ewc", "forgetting.strength=0.1", strategy="lora")
     again = continue_training(bert, first, NEW, config=config).artifact
     assert again.files[FISHER] != first.files[FISHER]
+    slow = ("fine_tuning.epochs=4", "fine_tuning.learning_rate=3e-4", "fine_tuning.patience=9", "full.store=float16")
     near, far = (
-        train(bert, OLD, config=settings("forgetting.protection=l2-sp", f"forgetting.strength={strength}")).artifact
-        for strength in ("1e4", "1e-6")
+        train(bert, sentences(0, 90), config=settings(*slow, "forgetting.protection=l2-sp", strength)).artifact
+        for strength in ("forgetting.strength=1e3", "forgetting.strength=1e-6")
     )
     base = {name: value.detach().clone() for name, value in bert.model.named_parameters()}
     away = []

@@ -23,6 +23,7 @@ from graftwork.cli.session import services
 
 if TYPE_CHECKING:
     from graftwork.evaluation.results import Evaluation
+    from graftwork.evaluation.slices import Slice
     from graftwork.registry.versions import AdapterVersion
 
 
@@ -37,7 +38,9 @@ def register(app: typer.Typer) -> None:
     )(predict)
     app.command(
         epilog=examples(
-            "graft evaluate acme/news --data fresh.csv", "graft evaluate acme/news@2 --data fresh.csv --json"
+            "graft evaluate acme/news --data fresh.csv",
+            "graft evaluate acme/news@2 --data fresh.csv --json",
+            "graft evaluate acme/news --data fresh.csv --by language",
         )
     )(evaluate)
     app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
@@ -137,17 +140,26 @@ def evaluate(
     file: Annotated[Path, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")],
     text: TextColumn = "text",
     label: LabelColumn = "label",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Judge rows apart by this column too; `language` is detected where there is no such column.",
+        ),
+    ] = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     as_json: Json = False,
 ) -> None:
     """Judge a published adapter on labelled rows."""
     from graftwork.cli.console import print_findings, print_json
+    from graftwork.cli.slices import slice_names, unknown_tokens
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
 
     given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
     rows = clean_dataset(given)
+    names = slice_names(file, rows, by=by, text=text, encoding=encoding, delimiter=delimiter) if by else []
     with services() as opened:
         version = opened.catalog.resolve(reference)
         truth = class_indices(version, rows.labels, rows.rows, rows.source)
@@ -161,12 +173,31 @@ def evaluate(
             majority=majority_of(version),
             dataset_digest=rows.digest,
         )
+        slices: tuple[Slice, ...] = ()
+        if by:
+            from graftwork.evaluation.slices import evaluate_slices
+
+            tokenizer = opened.backbone(opened.bases.resolve(version.base)).tokenizer
+            slices = evaluate_slices(
+                answer.probabilities.astype("float64"),
+                truth,
+                version.labels,
+                names,
+                majority=majority_of(version),
+                unknown_tokens=None if tokenizer is None else unknown_tokens(tokenizer, rows.texts, names),
+            )
     if as_json:
-        print_json({"model": version.reference, "digest": version.digest, "evaluation": result})
+        sliced = {"by": by, "slices": slices} if by else {}
+        print_json({"model": version.reference, "digest": version.digest, "evaluation": result, **sliced})
     else:
         if given.digest == version.manifest.dataset.digest:
             print_findings([seen_before(version, len(given))])
         _print_evaluation(version.reference, result)
+        if by:
+            from graftwork.cli.console import print_evaluation_table
+            from graftwork.evaluation.slices import slices_table
+
+            print_evaluation_table(slices_table(slices, by=by))
 
 
 def report(reference: ReferenceArgument, as_json: Json = False) -> None:
