@@ -36,7 +36,7 @@ def main() -> None:
         for strength in (asked.strengths if trying else [0.0])
         for method in asked.only
     ]
-    bench = Bench(asked.results.parent, trying=trying)
+    bench = Bench(asked.results, trying=trying)
     print(describe())
     for seed in asked.seeds:
         for method in dict.fromkeys(methods):

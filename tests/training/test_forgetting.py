@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from graftwork.training.continuing import continue_training
 from graftwork.training.fisher import fisher_information, read_fisher, write_fisher
 from graftwork.training.interruption import Interruption
 from graftwork.training.job import Trained, train
+from graftwork.training.lineage import head_of
 from graftwork.training.probe import Linear
 from graftwork.training.progress import Silent
 from graftwork.training.protection import Anchor, ForgettingSettings, Penalty, relative
@@ -113,14 +114,7 @@ def test_a_strength_means_the_same_whatever_the_size_of_the_fisher_information()
 
 
 def test_fisher_information_is_the_mean_of_squared_gradients_row_by_row(bert: TextBackbone) -> None:
-    # All of the same length: a mask with padding in it is made in a way that vmap cannot follow.
-    texts = [
-        "the quick brown fox jumps",
-        "a refund was requested for",
-        "the court granted the appeal",
-        "the lazy dog",
-    ]
-    texts[3] += " was over"
+    texts = OLD.texts[:5]
     random = np.random.default_rng(2)
     head = Linear(random.normal(size=(3, bert.width)), random.normal(size=3))
     with STRATEGIES["full"].attach(bert, FullSettings(), seed=0) as attachment:
@@ -128,36 +122,28 @@ def test_fisher_information_is_the_mean_of_squared_gradients_row_by_row(bert: Te
         names = list(attachment.tuned)
         found = fisher_information(bert, attachment, head, texts, max_length=32, seed=5, progress=Silent())
     batch = bert.collate(bert.encode(texts, 32))
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     own = {name: parameter.detach() for name, parameter in bert.model.named_parameters() if name in names}
     weight, bias = (torch.from_numpy(part).float() for part in head)
 
-    assert batch.attention_mask.all()
+    def logits(own: dict[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        hidden = torch.func.functional_call(bert.model, own, (), inputs).last_hidden_state
+        pooled = bert.pool(hidden, batch.attention_mask)
+        return torch.nn.functional.linear(pooled, weight, bias).log_softmax(1)
 
-    def logits(values: Mapping[str, Any], ids: torch.Tensor) -> torch.Tensor:
-        inner = {"input_ids": ids[None]}
-        hidden = torch.func.functional_call(bert.model, values["own"], (), inner).last_hidden_state
-        pooled = bert.pool(hidden, torch.ones_like(ids)[None])
-        logs: torch.Tensor = torch.nn.functional.linear(pooled, values["weight"], values["bias"])[0].log_softmax(0)
-        return logs
-
-    values = {"own": own, "weight": weight, "bias": bias}
     generator = torch.Generator().manual_seed(5)
-    labels = []
-    for ids in bert.encode(texts, 32):
-        drawn = logits(values, bert.collate([ids]).input_ids[0]).exp()
-        labels.append(int(torch.multinomial(drawn, 1, generator=generator)))
+    said = logits(own, weight, bias).exp()
+    labels = torch.stack([torch.multinomial(row, 1, generator=generator) for row in said])
 
-    def chosen(values: Mapping[str, Any], ids: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return logits(values, ids).gather(0, label[None])[0]
+    def chosen(own: dict[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return logits(own, weight, bias).gather(1, labels)[:, 0]
 
-    each = torch.func.vmap(torch.func.grad(chosen), in_dims=(None, 0, 0))
-    gradients = each(values, batch.input_ids, torch.tensor(labels))
-    wanted = [*(gradients["own"][name] for name in names), gradients["weight"], gradients["bias"]]
+    # The gradients of all rows at once, by vmap over the way back.
+    each = torch.func.jacrev(chosen, argnums=(0, 1, 2))(own, weight, bias)
+    wanted = [*(each[0][name] for name in names), each[1], each[2]]
     assert len(found) == len(wanted)
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs.square().mean(dim=0), rtol=1e-3, atol=1e-7)
-    together = [part.mean(dim=0).square() for part in wanted]
-    assert sum(float(part.sum()) for part in together) < 0.7 * sum(float(part.sum()) for part in found)
 
 
 @given(
@@ -222,7 +208,8 @@ def gone_on(bert: TextBackbone, full: Artifact, *assignments: str, **more: Any) 
 def test_what_is_pulled_back_forgets_less_and_what_is_lost_is_told(bert: TextBackbone, full: Artifact) -> None:
     judged = sentences(3, 80)
     free = gone_on(bert, full, sources=[judged])
-    ewc = ("forgetting.protection=ewc", "full.store=float16")
+    steps = ("fine_tuning.epochs=3", "fine_tuning.batch_size=8", "fine_tuning.patience=9")
+    ewc = ("forgetting.protection=ewc", "full.store=float16", *steps)
     held = gone_on(bert, full, *ewc, "forgetting.strength=10", sources=[judged])
     loose = gone_on(bert, full, *ewc, "forgetting.strength=1e-9")
     assert free.evaluation is not None
@@ -246,20 +233,19 @@ def test_what_is_pulled_back_forgets_less_and_what_is_lost_is_told(bert: TextBac
 
 def moved(bert: TextBackbone, before: Artifact, after: Artifact) -> float:
     """How far what mattered before has moved: the penalty's own measure, from what is stored."""
-    starts = opened(bert, before)
-    fisher = read_fisher(before.files[FISHER], [*starts, *heads(before)])
-    pairs = zip(fisher, starts, opened(bert, after), strict=False)
+    starts, ends = opened(bert, before), opened(bert, after)
+    fisher = read_fisher(before.files[FISHER], starts)
+    pairs = zip(fisher, starts, ends, strict=True)
     return float(sum((weight * (now - start) ** 2).sum() for weight, start, now in pairs))
 
 
 def opened(bert: TextBackbone, artifact: Artifact) -> list[torch.Tensor]:
+    """Everything that is trained: the delta and the calibrated head."""
+    head = head_of(artifact, artifact.manifest.labels)
+    assert head is not None
     with reopen(bert, artifact, settings()) as attachment:
-        return [parameter.detach().clone() for parameter in attachment.parameters()]
-
-
-def heads(artifact: Artifact) -> list[torch.Tensor]:
-    classes = len(artifact.manifest.labels)
-    return [torch.empty(classes, artifact.manifest.width), torch.empty(classes)]
+        delta = [parameter.detach().clone() for parameter in attachment.parameters()]
+    return [*delta, *(torch.from_numpy(part).float() for part in head)]
 
 
 def read_fisher_sums(artifact: Artifact) -> float:
