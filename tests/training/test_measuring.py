@@ -114,8 +114,10 @@ def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
 
 
 def test_the_report_has_every_reference_and_the_curves_end_at_all_rows(
-    bert: TextBackbone, trained: Trained, tmp_path: Path
+    bert: TextBackbone, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("graftwork.training.measuring.SHARES", (0.5,))
+    monkeypatch.setattr("graftwork.training.references._MOST_EPOCHS", 5)
     judged = split_again(trained.artifact.manifest, ROWS, None)
     before = bert.embed(["the fox"]).clone()
     found = measure_transfer(bert, trained.artifact, judged, seconds=2.0, draws=1, folder=tmp_path)
@@ -123,7 +125,7 @@ def test_the_report_has_every_reference_and_the_curves_end_at_all_rows(
     assert found.accuracy.value == pytest.approx(trained.evaluation.accuracy.value)  # type: ignore[union-attr]
     assert [curve.name for curve in found.curves] == ["transfer", "scratch", "probe"]
     for curve in found.curves:
-        assert curve.points[-1].rows == len(judged.rows)
+        assert [point.rows for point in curve.points] == [len(judged.rows) // 2, len(judged.rows)]
     transfer, scratch, probe = found.curves
     assert transfer.points[-1].accuracy.value == found.accuracy.value
     assert scratch.points[-1].accuracy.value == found.against[0].accuracy.value
