@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.scratch import scratch_backbone
 from graftwork.data.dataset import Dataset
 from graftwork.errors import DataRejected, SettingsInvalid
@@ -28,16 +28,16 @@ ROWS = sentences(0, 150)
 
 
 @pytest.fixture(scope="module")
-def bert(saved: Callable[[str], Path]) -> TextBackbone:
+def bert(saved: Callable[[str], Path]) -> Backbone:
     return open_backbone(saved("bert"))
 
 
 @pytest.fixture(scope="module")
-def trained(bert: TextBackbone) -> Trained:
+def trained(bert: Backbone) -> Trained:
     return train(bert, ROWS, config=CONFIG)
 
 
-def references(bert: TextBackbone, trained: Trained, folder: Path | None = None) -> References:
+def references(bert: Backbone, trained: Trained, folder: Path | None = None) -> References:
     judged = split_again(trained.artifact.manifest, ROWS, None)
     manifest = trained.artifact.manifest
     return References(bert, judged.rows, judged.test, manifest.labels, CONFIG, manifest.strategy, folder)
@@ -65,7 +65,7 @@ def test_other_rows_and_rows_that_were_all_seen_are_refused(trained: Trained) ->
         split_again(unjudged, ROWS, None)
 
 
-def test_a_network_from_scratch_has_the_shape_and_none_of_the_knowledge(bert: TextBackbone) -> None:
+def test_a_network_from_scratch_has_the_shape_and_none_of_the_knowledge(bert: Backbone) -> None:
     torch.manual_seed(1)
     first = scratch_backbone(bert)
     torch.manual_seed(1)
@@ -79,7 +79,7 @@ def test_a_network_from_scratch_has_the_shape_and_none_of_the_knowledge(bert: Te
     assert not any(value.requires_grad for value in own.values())
 
 
-def test_a_probe_and_a_transfer_reference_are_the_runs_they_stand_for(bert: TextBackbone, trained: Trained) -> None:
+def test_a_probe_and_a_transfer_reference_are_the_runs_they_stand_for(bert: Backbone, trained: Trained) -> None:
     made = references(bert, trained)
     again = made.run("transfer")
     assert again is not None
@@ -92,7 +92,7 @@ def test_a_probe_and_a_transfer_reference_are_the_runs_they_stand_for(bert: Text
 
 
 def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
-    bert: TextBackbone, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bert: Backbone, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = references(bert, trained, tmp_path)
     first = made.run("scratch", count=60, draw=1)
@@ -114,7 +114,7 @@ def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
 
 
 def test_the_report_has_every_reference_and_the_curves_end_at_all_rows(
-    bert: TextBackbone, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bert: Backbone, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graftwork.training.measuring.SHARES", (0.5,))
     monkeypatch.setattr("graftwork.training.references._MOST_EPOCHS", 5)
@@ -137,7 +137,7 @@ def test_the_report_has_every_reference_and_the_curves_end_at_all_rows(
     assert sorted(tmp_path.iterdir()) == kept
 
 
-def test_a_child_of_an_adapter_is_compared_with_it_instead(bert: TextBackbone, trained: Trained) -> None:
+def test_a_child_of_an_adapter_is_compared_with_it_instead(bert: Backbone, trained: Trained) -> None:
     judged = split_again(trained.artifact.manifest, ROWS, None)
     child = train(bert, ROWS, config=TrainingConfig(strategy="feature-extraction"), ancestors=[trained.artifact])
     with pytest.raises(SettingsInvalid, match="stands on another one"):

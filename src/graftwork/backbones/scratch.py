@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.network import untrained_model, with_stack
 
 
-def scratch_backbone(backbone: TextBackbone) -> TextBackbone:
+def scratch_backbone(backbone: Backbone) -> Backbone:
     """A backbone like another, tokenizer and pooling included, whose parameters are drawn anew.
 
     They are drawn by the architecture's own rules, from torch's global generator: seed that before. The other backbone
@@ -22,9 +22,9 @@ def scratch_backbone(backbone: TextBackbone) -> TextBackbone:
         ModelUnsupported: if transformers cannot make the model from its configuration.
     """
     model = untrained_model(copy.deepcopy(backbone.model.config), dtype=backbone.dtype).to(backbone.device)
-    return TextBackbone(
-        with_stack(model, device=backbone.device),
-        backbone.tokenizer,
+    return Backbone(
+        with_stack(model, sample=backbone.sample),
+        backbone.reader,
         fingerprint=hashlib.sha256(f"from scratch: {backbone.fingerprint}".encode()).hexdigest(),
         tokenizer_digest=backbone.tokenizer_digest,
         pooling=backbone.pooling,

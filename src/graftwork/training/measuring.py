@@ -25,7 +25,7 @@ from graftwork.training.references import Kind, References
 from graftwork.training.rows import prepare_rows
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
     from graftwork.registry.artifact import Artifact
     from graftwork.registry.manifest import Manifest
@@ -89,7 +89,7 @@ def split_again(manifest: Manifest, rows: Dataset, test: Dataset | None) -> Judg
 
 
 def measure_transfer(
-    backbone: TextBackbone,
+    backbone: Backbone,
     artifact: Artifact,
     judged: Judged,
     *,

@@ -33,7 +33,7 @@ from graftwork.training.progress import Progress, Silent
 from graftwork.training.randomness import own_randomness
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
     from graftwork.registry.artifact import Artifact
     from graftwork.training.config import TrainingConfig
@@ -59,7 +59,7 @@ class References:
         progress: told of stages and steps.
     """
 
-    backbone: TextBackbone
+    backbone: Backbone
     rows: Dataset
     test: Dataset
     labels: tuple[str, ...]
@@ -100,7 +100,7 @@ class References:
         self._keep(identity, run)
         return run
 
-    def answers(self, backbone: TextBackbone, artifact: Artifact, texts: Sequence[str]) -> NDArray[np.float64]:
+    def answers(self, backbone: Backbone, artifact: Artifact, texts: Sequence[str]) -> NDArray[np.float64]:
         """An adapter's probabilities `[texts, labels]`, in the order of `labels`; 0 for labels it does not know."""
         features = features_on_top(backbone, artifact, texts, progress=self.progress.advance)
         own = probabilities(head_logits(artifact, features), artifact.manifest.temperature)
