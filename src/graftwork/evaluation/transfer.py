@@ -282,8 +282,8 @@ def crossing(counts: Sequence[int], accuracies: Floats, target: float) -> float:
         target: the accuracy to reach.
 
     Example:
-        >>> crossing([100, 400], np.array([0.6, 0.8]), 0.7), crossing([100, 400], np.array([0.6, 0.8]), 0.9)
-        (200.0, inf)
+        >>> round(crossing([100, 400], np.array([0.6, 0.8]), 0.7)), crossing([100, 400], np.array([0.6, 0.8]), 0.9)
+        (200, inf)
     """
     from sklearn.isotonic import isotonic_regression
 

@@ -42,6 +42,7 @@ Kind = Literal["transfer", "probe", "scratch", "scratch until it stops"]
 
 _PATIENCE = 4  # evaluations without improvement after which training from scratch is taken to have stopped
 _MOST_EPOCHS = 40
+_NO_START = 1e6  # a penalty that leaves a head nothing but the share of each class
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class References:
         """Make a reference, or take the one that is kept; None when so few rows cannot be trained on.
 
         Training from scratch has the adapter's architecture with random weights, all of them trained, in as many epochs
-        as the adapter may have, or (`scratch until it stops`) until the validation loss no longer falls; its learning
-        rate is looked for (Smith, arXiv 1506.01186).
+        as the adapter may have, or (`scratch until it stops`) until the validation loss no longer falls; its head
+        begins with the share of each class, its learning rate is looked for (Smith, arXiv 1506.01186).
 
         Args:
             kind: what to train: the adapter's own strategy, the probe, or from scratch.
@@ -120,8 +121,11 @@ class References:
                 tuning |= {"epochs": _MOST_EPOCHS, "patience": _PATIENCE, "schedule": "constant"}
             else:
                 tuning |= {"patience": self.config.fine_tuning.epochs}
+            # A head fitted to random features is where the loss is least at once: no rate would be found from there.
+            plain = self.config.feature_extraction.model_copy(update={"penalties": (_NO_START,)})
             changes |= {
                 "strategy": "full",
+                "feature_extraction": plain,
                 "full": self.config.full.model_copy(update={"store": "lossless"}),
                 "fine_tuning": self.config.fine_tuning.model_copy(update=tuning),
                 "base_dtype": None,
