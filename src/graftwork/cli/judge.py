@@ -20,8 +20,10 @@ from graftwork.cli.options import (
     examples,
 )
 from graftwork.cli.session import services
+from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
+    from graftwork.data.dataset import Dataset
     from graftwork.evaluation.results import Evaluation
     from graftwork.evaluation.slices import Slice
     from graftwork.registry.versions import AdapterVersion
@@ -41,6 +43,7 @@ def register(app: typer.Typer) -> None:
             "graft evaluate acme/news --data fresh.csv",
             "graft evaluate acme/news@2 --data fresh.csv --json",
             "graft evaluate acme/news --data fresh.csv --by language",
+            "graft evaluate acme/news --transfer news.csv",
         )
     )(evaluate)
     app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
@@ -137,7 +140,19 @@ def _refuse_long(texts: Sequence[str]) -> None:
 
 def evaluate(
     reference: ReferenceArgument,
-    file: Annotated[Path, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")],
+    file: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")] = None,
+    transfer: Annotated[
+        Path | None,
+        typer.Option(
+            "--transfer",
+            metavar="ROWS",
+            help="The rows it was trained on: train from scratch and the probe on them, too, and tell what transfer "
+            "was worth, on the rows that were held out or on --data.",
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=0, help="With --transfer: draws of rows at each point of the learning curves.")
+    ] = 2,
     text: TextColumn = "text",
     label: LabelColumn = "label",
     by: Annotated[
@@ -151,13 +166,23 @@ def evaluate(
     delimiter: Delimiter = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a published adapter on labelled rows."""
+    """Judge a published adapter on labelled rows, or by what transfer was worth."""
     from graftwork.cli.console import print_findings, print_json
     from graftwork.cli.slices import slice_names, unknown_tokens
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
 
-    given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
+    def read(path: Path) -> Dataset:
+        return read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+
+    if transfer is not None:
+        from graftwork.cli.transfer import tell_transfer
+
+        tell_transfer(reference, read(transfer), None if file is None else read(file), draws=draws, as_json=as_json)
+        return
+    if file is None:
+        raise SettingsInvalid("there are no rows to judge on", remedy="Name a file of labelled rows: --data FILE.")
+    given = read(file)
     rows = clean_dataset(given)
     names = slice_names(file, rows, by=by, text=text, encoding=encoding, delimiter=delimiter) if by else []
     with services() as opened:
