@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.forgetting.runs import SOURCE, SOURCE_ROWS, TARGET, TARGET_ROWS, Run
-
-Right = Callable[[Run], list[bool]]
 
 
 def print_table(runs: list[Run]) -> None:
@@ -36,10 +33,8 @@ def print_table(runs: list[Run]) -> None:
         beside = difference(paired) if paired and method != "none" else ""
         refused = sum(run.refused for run in mine)
         told = f"{method} ({refused} refused)" if refused else method
-        before, after = (
-            statistics.mean(float(np.mean(values(run))) for run in mine)
-            for values in (lambda run: run.target_right_before, lambda run: run.target_right)
-        )
+        before = statistics.mean(float(np.mean(run.target_right_before)) for run in mine)
+        after = statistics.mean(run.target for run in mine)
         size = statistics.mean(run.size_bytes / run.base_bytes for run in mine)
         was, now = statistics.mean(run.source_before for run in mine), statistics.mean(run.source for run in mine)
         cells = (told, str(len(mine)), f"{was:.1%}", f"{now:.1%}", lost, f"{before:.1%}", f"{after:.1%}", beside)

@@ -16,7 +16,7 @@ from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.full import FullSettings
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.adaptation.weights import WeightsAttachment
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import TextBackbone, TokenBatch
 from graftwork.data.dataset import Dataset
 from graftwork.errors import ArtifactInvalid, DataRejected, SettingsInvalid, TrainingInterrupted
 from graftwork.registry.artifact import DELTA, FISHER, Artifact
@@ -122,6 +122,7 @@ def test_fisher_information_is_the_mean_of_squared_gradients_row_by_row(bert: Te
         names = list(attachment.tuned)
         found = fisher_information(bert, attachment, head, texts, max_length=32, seed=5, progress=Silent())
     batch = bert.collate(bert.encode(texts, 32))
+    assert isinstance(batch, TokenBatch)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     own = {name: parameter.detach() for name, parameter in bert.model.named_parameters() if name in names}
     weight, bias = (torch.from_numpy(part).float() for part in head)
