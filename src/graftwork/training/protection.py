@@ -21,8 +21,8 @@ from graftwork.errors import SettingsInvalid
 
 Protection = Literal["none", "ewc", "l2-sp", "replay"]
 PENALISED: tuple[Protection, ...] = ("ewc", "l2-sp")
-STRENGTHS: dict[str, float] = {"ewc": 1.0, "l2-sp": 1.0}
-"""By protection; found on MiniLM, on other rows than those that are reported (docs/decisions/0081-forgetting.md)."""
+STRENGTHS: dict[str, float] = {"ewc": 0.1, "l2-sp": 1.0}
+"""By protection; from a few runs on MiniLM (docs/forgetting.md)."""
 
 
 class ForgettingSettings(BaseModel):
