@@ -76,6 +76,17 @@ class Tokenizer:
         encodings = self._encode_batch(texts, offsets=False)
         return [self._truncated(encoding.ids, max_length) or [self._fill_id] for encoding in encodings]
 
+    def pieces(self, text: str) -> list[int]:
+        """Token ids of a piece of a longer text: nothing is put around it, and marks of special tokens become these.
+
+        Raises:
+            DataRejected: if it holds lone surrogates.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise DataRejected("a text holds a lone surrogate", remedy="Read the source with its encoding.") from error
+
     def measure(self, texts: Sequence[str]) -> list[TokenCounts]:
         """What the tokenizer makes of each text: its length, what it does not know and what it drops.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graftwork.cli.options import Json, ReferenceArgument, examples
+from graftwork.cli.replies import generates, merged_replies, print_replies, stored_evaluation
 from graftwork.cli.session import services
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def show(reference: ReferenceArgument, as_json: Json = False) -> None:
         print_json(described)
         return
     print_table(version.reference, ("field", "value"), _fields(version, others, line))
-    if version.manifest.metrics is not None:
+    if generates(version) and (replies := stored_evaluation(version)) is not None:
+        print_replies(version.reference, replies)
+    elif version.manifest.metrics is not None:
         print_evaluation_table(
             quality_table(Evaluation.model_validate(version.manifest.metrics), name=version.reference)
         )
@@ -123,7 +126,7 @@ def _fields(version: AdapterVersion, others: list[AdapterVersion], line: str) ->
         ("parent", version.parent or ""),
         ("strategy", version.strategy),
         ("chosen because", manifest.decision),
-        ("labels", ", ".join(version.labels)),
+        ("labels", ", ".join(version.labels) or "none: it generates"),
         ("size", f"{file_size(version.size_bytes)}, {version.size_bytes / version.base_size_bytes:.2%} of the base"),
         ("adapted layers", f"{manifest.layers - manifest.split} of {manifest.layers}"),
         ("texts", f"up to {manifest.max_length} tokens"),
@@ -132,7 +135,8 @@ def _fields(version: AdapterVersion, others: list[AdapterVersion], line: str) ->
             f"{dataset.train_rows:,} trained, {dataset.validation_rows:,} validated, "
             f"{dataset.test_rows:,} tested ({dataset.test_source}); digest {dataset.digest[:12]}",
         ),
-        ("temperature", f"{manifest.temperature:.3f}"),
+        ("temperature", f"{manifest.temperature:.3f}" if version.labels else ""),
+        *((f"with {server}", command) for server, command in manifest.serve_with.items()),
         ("seed", str(manifest.seed)),
         ("trained in", "" if seconds is None else f"{seconds:.1f} s ({_stages(version.record)})"),
         ("published", moment(version.created_at)),
@@ -248,6 +252,9 @@ def export(
         return
     size = sum((to / name).stat().st_size for name in names)
     say(f"Wrote {', '.join(names)} of {version.reference} ({file_size(size)}) to {to}.")
+    if not merged:
+        for server, command in artifact.manifest.serve_with.items():
+            say(f"{server}: {command.replace('ADAPTER', str(to.resolve())).replace('NAME', version.name)}")
     if version.parent and not merged:
         say("It is only what it adds to its parent: --merged writes the whole chain as one model.")
 
@@ -264,6 +271,8 @@ def _write_merged(opened: Services, version: AdapterVersion, artifact: Artifact,
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(f"{to} cannot be written", error) from error
+    if generates(version):
+        return merged_replies(backbone, artifact, opened.bases.fetch(base), to)
     return export_merged(backbone, artifact, opened.bases.fetch(base), to, ancestors)
 
 

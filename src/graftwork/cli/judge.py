@@ -19,6 +19,16 @@ from graftwork.cli.options import (
     TextColumn,
     examples,
 )
+from graftwork.cli.replies import (
+    MAX_NEW_TOKENS,
+    answer_prompts,
+    generates,
+    judge_replies,
+    print_replies,
+    refuse_to_classify,
+    refuse_to_generate,
+    stored_evaluation,
+)
 from graftwork.cli.session import services
 
 if TYPE_CHECKING:
@@ -33,6 +43,7 @@ def register(app: typer.Typer) -> None:
             'graft predict acme/news "Shares fell after the report"',
             'graft predict acme/news:production "first text" "second text" --top-k 1 --json',
             "cat texts.txt | graft predict acme/news -",
+            'graft predict acme/replies "Where is my parcel?" --max-new-tokens 60   [dim]# it generates[/dim]',
         )
     )(predict)
     app.command(
@@ -47,9 +58,17 @@ def predict(
     reference: ReferenceArgument,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="Texts, or - for one text a line of the input.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Most tokens to generate for a prompt; 128 by default.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Draw tokens at this temperature; by default the most probable is taken."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the tokens that are drawn; 0 by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Classify texts with a published adapter, through the same engine that serves.
+    """Classify texts with a published adapter, through the same engine that serves; or answer prompts.
 
     While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so.
     """
@@ -62,6 +81,21 @@ def predict(
     asked = Reference.parse(reference)
     with services() as opened:
         version = resolve_nearest(opened.catalog.resolve, asked)
+        if generates(version):
+            if top_k is not None:
+                refuse_to_generate(version, "--top-k")
+            answer_prompts(
+                opened,
+                version,
+                texts,
+                max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+                temperature=temperature or 0.0,
+                seed=seed or 0,
+                as_json=as_json,
+            )
+            return
+        given = {"--max-new-tokens": max_new_tokens, "--temperature": temperature, "--seed": seed}
+        refuse_to_classify(version, [option for option, value in given.items() if value is not None])
         (answer,) = ask(opened, [version], texts)
     fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
     ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
@@ -146,10 +180,17 @@ def evaluate(
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
 
-    given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
-    rows = clean_dataset(given)
     with services() as opened:
         version = opened.catalog.resolve(reference)
+        if generates(version):
+            judged = judge_replies(opened, version, file, encoding)
+            if as_json:
+                print_json({"model": version.reference, "digest": version.digest, "evaluation": judged})
+            else:
+                print_replies(version.reference, judged)
+            return
+        given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        rows = clean_dataset(given)
         truth = class_indices(version, rows.labels, rows.rows, rows.source)
         (answer,) = ask(opened, [version], rows.texts)
         from graftwork.evaluation.evaluate import evaluate as measure
@@ -190,6 +231,10 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
         return
     if manifest.metrics is None:
         say(f"{version.reference} was not judged: no rows were held out. graft evaluate judges it on a file.")
+    elif generates(version):
+        replies = stored_evaluation(version)
+        assert replies is not None
+        print_replies(version.reference, replies)
     else:
         _print_evaluation(version.reference, Evaluation.model_validate(manifest.metrics))
     if manifest.decision:

@@ -45,6 +45,7 @@ class Activations:
         lengths: tokens of each row, int64 `[rows]`.
         bytes_kept: size of what is kept.
         place: where.
+        columns: width of `vectors`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Activations:
         self._backbone = backbone
         self._ids = ids
         self._split = split
+        self.columns = backbone.width
         self.lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.place: Literal["nowhere", "memory", "disk"] = "nowhere"

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from graftwork.adaptation.causal import for_decoder
 from graftwork.adaptation.merge import merged_weights
 from graftwork.backbones.quiet import quiet_transformers
 from graftwork.registry.artifact import HEAD, MANIFEST, Artifact
 from graftwork.registry.durable import storage_error
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.causal import CausalModel
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 
@@ -41,6 +45,34 @@ def export_merged(
         StorageError: if the folder cannot be written.
     """
     weights = merged_weights(backbone, artifact, ancestors)
+    return _write(backbone.model, weights, {HEAD: artifact.files[HEAD]}, artifact, base, to)
+
+
+def export_merged_causal(model: CausalModel, artifact: Artifact, base: Path, to: Path) -> list[str]:
+    """Write a base with an update that generates in its weights: `AutoModelForCausalLM.from_pretrained` loads it.
+
+    Args:
+        model: the base.
+        artifact: an adapter of it that generates.
+        base: the base's files.
+        to: a folder that exists and is empty; it is emptied again when something fails.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        StorageError: if the folder cannot be written.
+    """
+    files = for_decoder(artifact.files, model.prefix)
+    inside = merged_weights(model.backbone, Artifact(artifact.manifest, files))
+    weights = {name: value for name, value in model.model.state_dict().items() if not name.startswith(model.prefix)}
+    weights |= {f"{model.prefix}{name}": value for name, value in inside.items()}
+    return _write(model.model, weights, {}, artifact, base, to)
+
+
+def _write(
+    model: Any, weights: dict[str, Tensor], beside: dict[str, bytes], artifact: Artifact, base: Path, to: Path
+) -> list[str]:
     try:
         for file in sorted(base.rglob("*")):
             if file.is_file() and not file.name.endswith(_WEIGHTS):
@@ -48,8 +80,9 @@ def export_merged(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
         with quiet_transformers():
-            backbone.model.save_pretrained(to, state_dict=weights)  # type: ignore[operator]
-        (to / HEAD).write_bytes(artifact.files[HEAD])
+            model.save_pretrained(to, state_dict=weights)
+        for name, content in beside.items():
+            (to / name).write_bytes(content)
         (to / MANIFEST).write_bytes(artifact.manifest_bytes)
     except OSError as error:
         for path in to.iterdir():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.training.activations import Activations
     from graftwork.training.config import FineTuningSettings
+    from graftwork.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,23 @@ class Start:
     Attributes:
         backbone: the frozen backbone.
         attachment: the delta in place on it.
-        weight: the head's first weights, float64 `[classes, width]`.
+        weight: the head's first weights, float64 `[classes, width]`; None where there is no head to train.
         bias: the head's first bias, float64 `[classes]`.
         train: the training rows.
         validation: the validation rows.
         settings: of the optimizer and the batches.
         seed: decides the order of rows and dropout.
         class_weights: weight of each class in the loss, float32 `[classes]`; None for one each.
+        objective: what is minimised; by default cross-entropy with these weights.
     """
 
     backbone: TextBackbone
     attachment: Attachment
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    weight: NDArray[np.float64] | None
+    bias: NDArray[np.float64] | None
     train: Rows
     validation: Rows
     settings: FineTuningSettings
     seed: int
     class_weights: NDArray[np.float32] | None = None
+    objective: Objective | None = None
