@@ -169,9 +169,9 @@ def stored_evaluation(version: AdapterVersion) -> RepliesEvaluation | None:
 def merged_replies(backbone: TextBackbone, artifact: Artifact, base: Path, to: Path) -> list[str]:
     """Write the base with the update in its weights, as a causal language model of its own; gives the files' names."""
     from graftwork.backbones.causal import open_causal
-    from graftwork.training.export import export_merged_causal
+    from graftwork.training.export_causal import export_causal
 
-    return export_merged_causal(open_causal(backbone, base), artifact, base, to)
+    return export_causal(open_causal(backbone, base), artifact, base, to)
 
 
 def answer_prompts(

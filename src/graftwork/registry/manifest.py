@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from graftwork.data.findings import Finding
+from graftwork.data.media import Modality
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 DTypeName = Literal["float32", "bfloat16", "float16"]
@@ -79,6 +80,7 @@ class Manifest(_Frozen):
         template: SHA-256 of the chat template it was trained with; None for a classifier, and for plain prompts.
         serve_with: how other servers answer with it, a command each.
         labels: label names in the order of the head's rows; none of an adapter that generates.
+        modality: what the base reads; of texts it is not written.
         pooling: how the base's token vectors are pooled.
         prompt: text put before every input, as the base wants it ("query: " for E5).
         max_length: tokens kept of an input, special tokens included.
@@ -111,6 +113,8 @@ class Manifest(_Frozen):
     template: Sha256 | None = Field(None, exclude_if=lambda value: value is None)
     serve_with: dict[str, str] = Field({}, exclude_if=lambda value: not value)
     labels: tuple[str, ...]
+    labels: tuple[str, ...] = Field(min_length=2)
+    modality: Modality = Field("text", exclude_if=lambda value: value == "text")
     pooling: Pooling
     prompt: str = ""
     max_length: int = Field(ge=1)

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 # What vLLM lets `--max-lora-rank` be (vllm/config/lora.py, MaxLoRARanks, v0.27).
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-_MERGED = "ranks or scales differ by module, which it ignores: serve the folder of graft export --merged"
+_EXPORTED = "serve the folder of graft export --format transformers"
+_MERGED = f"ranks or scales differ by module, which it ignores: {_EXPORTED}"
 
 
 def commands(config: bytes, ranks: Iterable[int]) -> dict[str, str]:
@@ -27,7 +28,9 @@ def commands(config: bytes, ranks: Iterable[int]) -> dict[str, str]:
     allowed = next((rank for rank in VLLM_RANKS if rank >= highest), None)
     vllm = f"vllm serve BASE --enable-lora --max-lora-rank {allowed} --lora-modules NAME=ADAPTER"
     return {
-        "vLLM": vllm if allowed else f"rank {highest} is above its {VLLM_RANKS[-1]}: serve graft export --merged",
+        "vLLM": vllm
+        if allowed
+        else f"rank {highest} is above its {VLLM_RANKS[-1]}: serve graft export --format transformers",
         "LoRAX": 'lorax-launcher --model-id BASE, then POST /generate {"inputs": PROMPT, "parameters": '
         '{"adapter_id": "ADAPTER", "adapter_source": "local"}}, PROMPT written with the base\'s chat template',
     }

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from graftwork.backbones.batch import TokenBatch
 from graftwork.evaluation.replies import paired_token_loss
 from graftwork.training.activations import Activations
 from graftwork.training.objective import Objective
 
 if TYPE_CHECKING:
     from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import TokenBatch
     from graftwork.backbones.causal import CausalModel
     from graftwork.backbones.chat import Rendered
 
@@ -65,7 +65,8 @@ class ResponseActivations(Activations):
             top = self._backbone.forward(batch)
         else:
             top = self._backbone.tail(hidden, batch, self._split)
-        return response_losses(self._model, top, batch, [self._wanted[row] for row in rows])
+        assert isinstance(batch, TokenBatch)
+        return response_losses(self._model, top, batch.input_ids, [self._wanted[row] for row in rows])
 
 
 class TokenObjective(Objective):
@@ -123,7 +124,7 @@ class StartLosses:
         return paired_token_loss(logits[:, LOSS], self._losses, self._tokens).low > 0
 
 
-def response_losses(model: CausalModel, top: Tensor, batch: TokenBatch, wanted: Sequence[Sequence[bool]]) -> Tensor:
+def response_losses(model: CausalModel, top: Tensor, ids: Tensor, wanted: Sequence[Sequence[bool]]) -> Tensor:
     """Loss and right tokens of each row's responses, `[rows, 2]` float32.
 
     Logits are made for positions before response tokens alone, some at a time, and made again on the way back.
@@ -131,17 +132,17 @@ def response_losses(model: CausalModel, top: Tensor, batch: TokenBatch, wanted: 
     Args:
         model: gives logits of hidden states.
         top: the last hidden state `[rows, tokens, width]`.
-        batch: the rows.
+        ids: token ids of the rows `[rows, tokens]`.
         wanted: which tokens of each row are learned; never the first.
     """
     places = [(row, place) for row, marks in enumerate(wanted) for place, mark in enumerate(marks) if mark]
     rows, positions = torch.tensor(places, dtype=torch.int64, device=top.device).reshape(-1, 2).T
-    before, targets = top[rows, positions - 1], batch.input_ids[rows, positions]
+    before, targets = top[rows, positions - 1], ids[rows, positions]
 
-    def judged(hidden: Tensor, ids: Tensor) -> Tensor:
+    def judged(hidden: Tensor, wanted_ids: Tensor) -> Tensor:
         logits = model.logits(hidden)
-        losses = cross_entropy(logits, ids, reduction="none")
-        return torch.stack([losses, (logits.detach().argmax(dim=1) == ids).float()], dim=1)
+        losses = cross_entropy(logits, wanted_ids, reduction="none")
+        return torch.stack([losses, (logits.detach().argmax(dim=1) == wanted_ids).float()], dim=1)
 
     pairs = list(zip(torch.split(before, _CHUNK), torch.split(targets, _CHUNK), strict=True))
     again = torch.is_grad_enabled() and len(pairs) > 1
@@ -157,7 +158,9 @@ def measure_responses(model: CausalModel, rows: Sequence[Rendered]) -> NDArray[n
     measured = np.zeros((len(rows), 2))
     for places in length_sorted_batches([len(row.ids) for row in rows], backbone.batch_tokens):
         batch = backbone.collate([rows[place].ids for place in places])
+        assert isinstance(batch, TokenBatch)
+        marks = [rows[place].wanted for place in places]
         with torch.inference_mode():
-            found = response_losses(model, backbone.forward(batch), batch, [rows[place].wanted for place in places])
+            found = response_losses(model, backbone.forward(batch), batch.input_ids, marks)
         measured[places] = found.double().cpu().numpy()
     return measured
