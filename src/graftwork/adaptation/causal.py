@@ -32,7 +32,7 @@ def for_causal(delta: Delta, prefix: str, *, layers: Sequence[str]) -> Delta:
     specs = tuple(spec.model_copy(update={"name": f"{_PREFIX}{prefix}{_bare(spec.name)}"}) for spec in delta.tensors)
     config: dict[str, Any] = json.loads(delta.files[_CONFIG])
     config["task_type"] = "CAUSAL_LM"
-    config["target_modules"] = _targets(config["target_modules"], prefix, layers)
+    config["target_modules"] = _targets(config["target_modules"], layers)
     files = {
         _CONFIG: json.dumps(config, sort_keys=True, indent=2).encode(),
         _TENSORS: save(dict(sorted(tensors.items()))),
@@ -56,7 +56,6 @@ def for_decoder(files: Mapping[str, bytes], prefix: str) -> dict[str, bytes]:
             "the LoRA delta is not of this causal language model", problems=strange, remedy="Train it again."
         )
     config: dict[str, Any] = json.loads(files[_CONFIG])
-    config["target_modules"] = [name.removeprefix(prefix) for name in config["target_modules"]]
     config["task_type"] = "FEATURE_EXTRACTION"
     renamed = {f"{_PREFIX}{name.removeprefix(before)}": value for name, value in tensors.items()}
     return {_CONFIG: json.dumps(config, sort_keys=True, indent=2).encode(), _TENSORS: save(renamed)}
@@ -66,8 +65,8 @@ def _bare(name: str) -> str:
     return name.removeprefix(_PREFIX)
 
 
-def _targets(modules: Sequence[str], prefix: str, layers: Sequence[str]) -> list[str]:
-    """Last parts where every layer has the same ones adapted; full names otherwise."""
+def _targets(modules: Sequence[str], layers: Sequence[str]) -> list[str]:
+    """Last parts where every layer has the same ones adapted; otherwise as they are, which PEFT takes for endings."""
     inside = {
         layer: {name.removeprefix(f"{layer}.") for name in modules if name.startswith(f"{layer}.")} for layer in layers
     }
@@ -75,4 +74,4 @@ def _targets(modules: Sequence[str], prefix: str, layers: Sequence[str]) -> list
     last = {name.rsplit(".", 1)[-1] for name in first}
     if first and all(other == first for other in others) and len(last) == len(first):
         return sorted(last)
-    return sorted(f"{prefix}{name}" for name in modules)
+    return sorted(modules)

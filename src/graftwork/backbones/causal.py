@@ -46,10 +46,10 @@ class CausalModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The model's logits `[tokens, vocabulary]`, float32, of last hidden states `[tokens, width]`."""
-        from transformers.modeling_outputs import BaseModelOutputWithPast
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-        def given(*_: Any, **__: Any) -> BaseModelOutputWithPast:
-            return BaseModelOutputWithPast(last_hidden_state=hidden.unsqueeze(0))
+        def given(*_: Any, **__: Any) -> BaseModelOutputWithPastAndCrossAttentions:
+            return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden.unsqueeze(0))
 
         ids = torch.zeros((1, len(hidden)), dtype=torch.int64, device=hidden.device)
         with forwards_replaced({self.backbone.model: given}):

@@ -161,6 +161,8 @@ def load_chat(backbone: TextBackbone, folder: Path, template: Template) -> Chat:
 
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if backbone.tokenizer is None:
+        raise ModelUnsupported("the base reads no texts, so it has no prompts", remedy="Take a language model.")
     return Chat(tokenizer, backbone.tokenizer.pieces, template)
 
 

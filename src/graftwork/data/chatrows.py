@@ -22,10 +22,10 @@ Record = Mapping[str, object]
 def holds_conversations(path: Path, encoding: str | None = None) -> bool:
     """Whether the first row of a file has a prompt and a response, or messages; False for what cannot be read."""
     try:
-        first = next(_records(path, encoding), None)
+        first = next((record for _, record in _records(path, encoding) if isinstance(record, Mapping)), {})
     except (DataUnreadable, OSError):
         return False
-    return first is not None and isinstance(first[1], Mapping) and _kind(first[1]) is not None
+    return _kind(first) is not None
 
 
 def read_conversations(path: Path, encoding: str | None = None) -> Conversations:
@@ -196,7 +196,7 @@ def _message(message: Any) -> Message | str:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         return f"has the role {role!r}; known are {', '.join(ROLES)}"
-    return _wrong(content) or Message(role, content)
+    return _wrong(content) or Message(role, str(content))
 
 
 def _wrong(content: Any) -> str | None:

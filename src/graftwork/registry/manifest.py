@@ -113,7 +113,6 @@ class Manifest(_Frozen):
     template: Sha256 | None = Field(None, exclude_if=lambda value: value is None)
     serve_with: dict[str, str] = Field({}, exclude_if=lambda value: not value)
     labels: tuple[str, ...]
-    labels: tuple[str, ...] = Field(min_length=2)
     modality: Modality = Field("text", exclude_if=lambda value: value == "text")
     pooling: Pooling
     prompt: str = ""

@@ -113,6 +113,8 @@ def replies(
             new = model.generate(
                 ids, max_new_tokens=max_new_tokens, ends=chat.ends, temperature=temperature, seed=seed, told=pieces
             )
+            if pieces is not None:
+                pieces.rest()
             yield Reply(prompt, chat.text(new), len(new), new[-1:] != [] and new[-1] in stops)
 
 
@@ -151,3 +153,8 @@ class _Pieces:
         if not text.endswith("\ufffd") and text.startswith(self._shown):
             self._told(text[len(self._shown) :])
             self._shown = text
+
+    def rest(self) -> None:
+        """Show what is left of a character that was not finished."""
+        text = self._chat.text(self._ids)
+        self._told(text[len(self._shown) :])
