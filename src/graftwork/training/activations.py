@@ -60,9 +60,15 @@ class Activations:
         self._ids = ids
         self._split = split
         self.lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        # Rows of the same tokens, as a text has that is labelled for several tasks, are kept once: the first of them.
+        place: dict[tuple[int, ...], int] = {}
+        kept_as = np.array([place.setdefault(tuple(tokens), len(place)) for tokens in ids], dtype=np.int64)
+        self._unique = np.unique(kept_as, return_index=True)[1]
+        ends = np.cumsum(self.lengths[self._unique])
+        self._starts = (ends - self.lengths[self._unique])[kept_as]
+        self._tokens = int(ends[-1]) if len(ends) else 0
         self.place: Literal["nowhere", "memory", "disk"] = "nowhere"
-        # The tokens of all rows one after the other, [tokens, width].
+        # The tokens of all kept rows one after the other, [tokens, width].
         self._kept: Tensor | None = self._room(memory, folder) if split > 0 and ids else None
         self.bytes_kept = 0 if self._kept is None else self._kept.nbytes
         if self._kept is not None:
@@ -85,7 +91,7 @@ class Activations:
         if self._kept is None:
             with torch.no_grad():
                 return self._backbone.trunk(batch, self._split), batch
-        parts = [self._kept[self._starts[row] : self._starts[row + 1]] for row in rows]
+        parts = [self._kept[self._starts[row] : self._starts[row] + self.lengths[row]] for row in rows]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(self._backbone.device), batch
 
     def vectors(self, rows: Sequence[int], attachment: Attachment) -> Tensor:
@@ -106,7 +112,7 @@ class Activations:
 
     def _room(self, memory: float, folder: Path | None) -> Tensor | None:
         """An empty tensor for everything, in memory or in a file; None when there is room in neither."""
-        shape = (int(self._starts[-1]), self._backbone.width)
+        shape = (self._tokens, self._backbone.width)
         size = shape[0] * shape[1] * self._backbone.dtype.itemsize
         if size <= memory:
             self.place = "memory"
@@ -119,12 +125,15 @@ class Activations:
         return mapped
 
     def _compute(self, kept: Tensor) -> None:
-        for rows in self.batches():
+        lengths = self.lengths[self._unique].tolist()
+        for places in length_sorted_batches(lengths, self._backbone.batch_tokens):
+            rows = self._unique[places].tolist()
             batch = self._backbone.collate([self._ids[row] for row in rows])
             with torch.no_grad():
                 hidden = self._backbone.trunk(batch, self._split)
             for place, row in enumerate(rows):
-                kept[self._starts[row] : self._starts[row + 1]] = hidden[place, : len(self._ids[row])]
+                start, length = self._starts[row], self.lengths[row]
+                kept[start : start + length] = hidden[place, :length]
 
 
 def _mapped(shape: tuple[int, int], dtype: torch.dtype, size: int, folder: Path | None) -> Tensor:
