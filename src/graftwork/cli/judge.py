@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from graftwork.cli.asking import ask, class_indices, majority_of, seen_before
+from graftwork.cli.asking import ask, class_indices, judged_part, seen_before
 from graftwork.cli.options import (
     Delimiter,
     Encoding,
     Json,
     LabelColumn,
     ReferenceArgument,
+    TaskOption,
     TextColumn,
     examples,
 )
 from graftwork.cli.session import services
+from graftwork.cli.tasks import print_evaluation, print_tasks, tell_tasks
 
 if TYPE_CHECKING:
-    from graftwork.evaluation.results import Evaluation
     from graftwork.registry.versions import AdapterVersion
 
 
@@ -47,14 +48,17 @@ def predict(
     reference: ReferenceArgument,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="Texts, or - for one text a line of the input.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
+    task: TaskOption = None,
     as_json: Json = False,
 ) -> None:
     """Classify texts with a published adapter, through the same engine that serves.
 
-    While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so.
+    While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so. An adapter of several tasks
+    answers all of them from one pass, or the one that --task says.
     """
     from graftwork.cli.console import print_json, print_table, say, shortened
     from graftwork.registry.reference import Reference, resolve_nearest
+    from graftwork.registry.tasks import task_of
 
     if texts == ["-"]:
         texts = _lines(sys.stdin.buffer)
@@ -64,6 +68,10 @@ def predict(
         version = resolve_nearest(opened.catalog.resolve, asked)
         (answer,) = ask(opened, [version], texts)
     fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
+    if answer.tasks:
+        tell_tasks(version, answer, texts, task=task, top_k=top_k, fallback=fallback, as_json=as_json)
+        return
+    task_of((), task, version.reference)
     ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
     if as_json:
         print_json(
@@ -139,9 +147,10 @@ def evaluate(
     label: LabelColumn = "label",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    task: TaskOption = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a published adapter on labelled rows."""
+    """Judge a published adapter on labelled rows; one of several tasks on those of the task that --task says."""
     from graftwork.cli.console import print_findings, print_json
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
@@ -150,23 +159,25 @@ def evaluate(
     rows = clean_dataset(given)
     with services() as opened:
         version = opened.catalog.resolve(reference)
-        truth = class_indices(version, rows.labels, rows.rows, rows.source)
+        judged = judged_part(version, task)
+        truth = class_indices(judged, rows.labels, rows.rows, rows.source)
         (answer,) = ask(opened, [version], rows.texts)
         from graftwork.evaluation.evaluate import evaluate as measure
 
         result = measure(
-            answer.probabilities.astype("float64"),
+            judged.probabilities(answer),
             truth,
-            version.labels,
-            majority=majority_of(version),
+            judged.labels,
+            majority=judged.majority,
             dataset_digest=rows.digest,
         )
     if as_json:
-        print_json({"model": version.reference, "digest": version.digest, "evaluation": result})
+        asked = {} if judged.task is None else {"task": judged.task.name}
+        print_json({"model": version.reference, "digest": version.digest, **asked, "evaluation": result})
     else:
-        if given.digest == version.manifest.dataset.digest:
+        if given.digest == judged.dataset.digest:
             print_findings([seen_before(version, len(given))])
-        _print_evaluation(version.reference, result)
+        print_evaluation(judged.reference, result)
 
 
 def report(reference: ReferenceArgument, as_json: Json = False) -> None:
@@ -183,15 +194,18 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
                 "model": version.reference,
                 "digest": version.digest,
                 "evaluation": manifest.metrics,
+                **({"tasks": manifest.model_dump(mode="json")["tasks"]} if manifest.tasks else {}),
                 "warnings": manifest.model_dump(mode="json")["warnings"],
                 "decision": manifest.decision,
             }
         )
         return
-    if manifest.metrics is None:
+    if manifest.tasks:
+        print_tasks(manifest, wholly=True)
+    elif manifest.metrics is None:
         say(f"{version.reference} was not judged: no rows were held out. graft evaluate judges it on a file.")
     else:
-        _print_evaluation(version.reference, Evaluation.model_validate(manifest.metrics))
+        print_evaluation(version.reference, Evaluation.model_validate(manifest.metrics))
     if manifest.decision:
         say(f"Chosen: {manifest.decision}.")
     print_findings(manifest.warnings)
@@ -200,13 +214,3 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
 def _ranked(version: AdapterVersion, row: Any, count: int) -> list[tuple[str, float]]:
     order = sorted(range(len(row)), key=lambda index: (-float(row[index]), index))
     return [(version.labels[index], float(row[index])) for index in order[:count]]
-
-
-def _print_evaluation(name: str, result: Evaluation) -> None:
-    from graftwork.cli.console import print_evaluation_table
-    from graftwork.evaluation.tables import class_table, confusion_table, mistakes_table, quality_table
-
-    print_evaluation_table(quality_table(result, name=name))
-    print_evaluation_table(class_table(result))
-    small = len(result.classes) <= 12
-    print_evaluation_table(confusion_table(result) if small else mistakes_table(result))

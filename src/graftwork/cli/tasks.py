@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graftwork.errors import ColumnsMissing, DataRejected, Problem, SettingsInvalid
 
 if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
+    from graftwork.evaluation.results import Evaluation
     from graftwork.registry.manifest import Manifest
-    from graftwork.training.config import TrainingConfig
+    from graftwork.registry.versions import AdapterVersion
+    from graftwork.serving.request import Classified
 
 _BOTH_WAYS = (
     "Write --task NAME=FILE --task NAME=FILE without FILE, or FILE --task NAME --task NAME=COLUMN for label columns."
@@ -63,32 +65,61 @@ def named_tasks(
     return named
 
 
-def read_tasks(
-    named: Mapping[str, str], file: Path | None, *, text: str, encoding: str | None, delimiter: str | None
-) -> dict[str, Dataset]:
-    """The labelled rows of each task; of a file with a label column for each, those that have a label there.
+class Given(NamedTuple):
+    """The rows to train on.
+
+    Attributes:
+        rows: all of them.
+        test: rows to judge on.
+        tasks: the same rows by task, of several; none of a single one.
+        task_tests: rows to judge on by task.
+    """
+
+    rows: Dataset
+    test: Dataset | None
+    tasks: Mapping[str, Dataset]
+    task_tests: Mapping[str, Dataset] | None
+
+
+def asked_of_tasks(compare_single: bool) -> list[str]:
+    """The setting that the flag stands for."""
+    return ["tasks.compare_single=true"] if compare_single else []
+
+
+def read_given(
+    named: Mapping[str, str], file: Path | None, test: Path | None, label: str, read: Callable[..., Dataset]
+) -> Given:
+    """The rows of the files that were given, by task when tasks are named.
 
     Args:
         named: from `named_tasks`.
-        file: the file of all tasks; None when each has its own.
-        text: column of the texts.
-        encoding: of the files.
-        delimiter: of the files.
+        file: of the rows; None when each task has its own.
+        test: of the rows to judge on.
+        label: the label column where there is one.
+        read: `read_dataset` with all else that was said of the files.
 
     Raises:
         ColumnsMissing: with every column that is not there.
         DataRejected: with every task that has no row, and every row that has no label at all.
         DataUnreadable: if a file cannot be read.
     """
-    from graftwork.data.read import read_dataset
+    if not named:
+        return Given(read(file, label=label), None if test is None else read(test, label=label), {}, None)
+    from graftwork.training.task_rows import join_tasks
 
+    tasks = read_tasks(named, file, read)
+    return Given(join_tasks(tasks), None, tasks, None if test is None else read_tasks(named, test, read))
+
+
+def read_tasks(named: Mapping[str, str], file: Path | None, read: Callable[..., Dataset]) -> dict[str, Dataset]:
+    """The labelled rows of each task; of a file with a label column for each, those that have a label there."""
     missing: list[Problem] = []
     found: dict[str, Dataset] = {}
     remedy = ""
     for name, place in named.items():
         source, label = (place, "label") if file is None else (file, place)
         try:
-            found[name] = read_dataset(source, text=text, label=label, encoding=encoding, delimiter=delimiter)
+            found[name] = read(source, label=label)
         except ColumnsMissing as error:
             missing += [Problem(f"task {name}, {problem.where}", problem.what) for problem in error.problems]
             remedy = f"{error.message}. {error.remedy}"
@@ -122,26 +153,97 @@ def _labelled(found: Mapping[str, Dataset], named: Mapping[str, str], file: Path
     return kept
 
 
-def joined(tasks: Mapping[str, Dataset]) -> Dataset:
-    """The rows of all tasks."""
-    from graftwork.training.task_rows import join_tasks
+def print_tasks(manifest: Manifest, *, wholly: bool = False) -> None:
+    """The quality of each task, and how it does against a run of its own.
 
-    return join_tasks(tasks)
-
-
-def with_compare_single(config: TrainingConfig) -> TrainingConfig:
-    """The settings with the comparison asked for."""
-    return config.model_copy(update={"tasks": config.tasks.model_copy(update={"compare_single": True})})
-
-
-def print_tasks(manifest: Manifest) -> None:
-    """The quality of each task, and how it does against a run of its own."""
+    Args:
+        manifest: of an adapter of several tasks.
+        wholly: show the classes and the confusions too.
+    """
     from graftwork.cli.console import print_evaluation_table, say
     from graftwork.evaluation.results import Evaluation
     from graftwork.evaluation.tables import quality_table
 
     for task in manifest.tasks:
-        if task.metrics is not None:
+        if task.metrics is None:
+            say(f"{task.name} was not judged: no rows were held out. graft evaluate --task {task.name} judges it.")
+        elif wholly:
+            print_evaluation(task.name, Evaluation.model_validate(task.metrics))
+        else:
             print_evaluation_table(quality_table(Evaluation.model_validate(task.metrics), name=task.name))
         if task.alone is not None:
             say(f"{task.alone['verdict']}.")
+
+
+def print_evaluation(name: str, result: Evaluation) -> None:
+    """Quality, classes, and which are taken for which."""
+    from graftwork.cli.console import print_evaluation_table
+    from graftwork.evaluation.tables import class_table, confusion_table, mistakes_table, quality_table
+
+    print_evaluation_table(quality_table(result, name=name))
+    print_evaluation_table(class_table(result))
+    small = len(result.classes) <= 12
+    print_evaluation_table(confusion_table(result) if small else mistakes_table(result))
+
+
+def tell_tasks(
+    version: AdapterVersion,
+    answer: Classified,
+    texts: Sequence[str],
+    *,
+    task: str | None,
+    top_k: int | None,
+    fallback: Mapping[str, str],
+    as_json: bool,
+) -> None:
+    """Print what an adapter of several tasks answered.
+
+    Args:
+        version: who answered.
+        answer: what.
+        texts: to what.
+        task: the one that was asked for; all if None.
+        top_k: best labels of each that are shown; in a table the best alone, in JSON all, if None.
+        fallback: the member that says for whom it answered.
+        as_json: print JSON.
+
+    Raises:
+        RequestInvalid: if there is no such task.
+    """
+    from graftwork.cli.console import print_json, print_table, say, shortened
+    from graftwork.registry.tasks import task_of
+
+    wanted = task_of(answer.tasks, task, version.reference)
+    shown = answer.tasks if wanted is None else (wanted,)
+    ranked = {
+        each.name: [_ranked(each.labels, row, top_k) for row in answer.part(each).probabilities] for each in shown
+    }
+    if as_json:
+        results = []
+        for place, text in enumerate(texts):
+            labels = {
+                name: [{"label": label, "score": score} for label, score in rows[place]]
+                for name, rows in ranked.items()
+            }
+            results.append({"text": text, **({"tasks": labels} if wanted is None else {"labels": labels[wanted.name]})})
+        asked = {} if wanted is None else {"task": wanted.name}
+        print_json({"model": version.reference, "digest": version.digest, **fallback, **asked, "results": results})
+        return
+    if fallback:
+        say(f"{fallback['fallback_for']} has no adapter yet: ", (version.reference, "bold"), " answers for it.")
+    lines = [
+        (
+            shortened(text, 60),
+            *(
+                ", ".join(f"{label} {score:.1%}" for label, score in rows[place][: top_k or 1])
+                for rows in ranked.values()
+            ),
+        )
+        for place, text in enumerate(texts)
+    ]
+    print_table(version.reference, ("text", *ranked), lines)
+
+
+def _ranked(labels: Sequence[str], row: Any, count: int | None) -> list[tuple[str, float]]:
+    order = sorted(range(len(row)), key=lambda index: (-float(row[index]), index))
+    return [(labels[index], float(row[index])) for index in order[:count]]

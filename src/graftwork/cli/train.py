@@ -22,7 +22,7 @@ from graftwork.cli.clock import process_start
 from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, TextColumn, examples
 from graftwork.cli.rate import tell_rate
 from graftwork.cli.session import services
-from graftwork.cli.tasks import joined, named_tasks, print_tasks, read_tasks, with_compare_single
+from graftwork.cli.tasks import asked_of_tasks, named_tasks, print_tasks, read_given
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def train(
         Path | None,
         typer.Argument(
             metavar="FILE",
-            help="CSV, TSV, JSONL or Parquet file, or a folder with a folder per class; none with files in --task.",
+            help="CSV, TSV, JSONL or Parquet file, or a folder with a folder per class; none where each --task has its "
+            "own.",
         ),
     ] = None,
     name: Annotated[
@@ -200,7 +201,12 @@ def train(
     Reference.parse_bare(name)
     most_bytes = None if max_bytes is None else parse_size(max_bytes)
     start = settings.read_settings(settings_file) if settings_file else None
-    parse = partial(settings.TrainingConfig.parse, strategy=strategy, seed=seed, assignments=assignments or [])
+    parse = partial(
+        settings.TrainingConfig.parse,
+        strategy=strategy,
+        seed=seed,
+        assignments=[*(assignments or []), *asked_of_tasks(compare_single)],
+    )
     config = parse(start=start) if like is None else settings.TrainingConfig()
     with services() as opened:
         previous = None if continued is None else opened.catalog.resolve(continued)
@@ -208,8 +214,6 @@ def train(
             config = parse(inherited=previous.manifest.settings)
         if like is not None:
             config = parse(inherited=opened.catalog.resolve(like).manifest.settings)
-        if compare_single:
-            config = with_compare_single(config)
         chain = read_chain(opened, parent if previous is None else previous.reference)
         base = base_of(opened, base, chain)
         if previous is not None and expected_latest is None and not resume:
@@ -218,13 +222,8 @@ def train(
             # Publishing checks it too; who is late already need not train first. A run that is resumed may itself
             # have published the version that is there.
             opened.catalog.expect_latest(name, expected_latest)
-        read = partial(read_dataset, text=text, label=label, encoding=encoding, delimiter=delimiter)
-        tasks = read_tasks(named, file, text=text, encoding=encoding, delimiter=delimiter)
-        task_tests = (
-            None if test is None else read_tasks(named, test, text=text, encoding=encoding, delimiter=delimiter)
-        )
-        rows = joined(tasks) if tasks else read(file)
-        test_rows = None if test is None or tasks else read(test)
+        read = partial(read_dataset, text=text, encoding=encoding, delimiter=delimiter)
+        rows, test_rows, tasks, task_tests = read_given(named, file, test, label, read)
         if dry_run:
             if launched().first:
                 _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
@@ -243,7 +242,7 @@ def train(
             task_tests=task_tests,
             ancestors=chain if previous is None else chain[1:],
             continued=None if previous is None else chain[0],
-            replay=None if replay is None else read(replay),
+            replay=None if replay is None else read(replay, label=label),
             max_bytes=most_bytes,
             expected_latest=expected_latest,
             resume=resume,
