@@ -60,7 +60,7 @@ class Services(AbstractContextManager["Services"]):
 
         Raises:
             BlobDamaged: if its stored bytes are not what they were.
-            ModelError: if it cannot be loaded as a text model.
+            ModelError: if it cannot be loaded.
         """
         from graftwork.backbones.load import load_backbone
 
@@ -105,7 +105,7 @@ class Services(AbstractContextManager["Services"]):
         self._compilers.append(compiler)
 
         def make(backbone: TextBackbone, places: Mapping[str, Place], meter: Meter) -> Forward:
-            if backbone.device.type != "cpu":
+            if backbone.device.type != "cpu" or backbone.modality != "text":
                 return eager_forward(backbone, places, meter)
             return CompiledForward(backbone, places, self._folders[backbone.fingerprint], compiler, meter)
 

@@ -101,7 +101,7 @@ def _metadata(files: ModelFiles, given: dict[str, Any]) -> BaseMetadata:
     sentence = files.sentence
     usual = Pooling(mode="last" if model.architecture == "decoder-only" else "mean")
     if model.domain == "vision":
-        usual = Pooling(mode="cls")
+        usual = Pooling(mode="cls" if model.has_class_token else "mean")
     advice = advice_for(
         model.architecture, model.domain, model.parameters, is_sentence_model=sentence.is_sentence_model
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.device import choose_device, choose_dtype
 from graftwork.backbones.network import open_network
 from graftwork.backbones.quantized import quantize
@@ -23,7 +23,7 @@ def load_backbone(
     dtype: str = "auto",
     device: str = "auto",
     bits: BaseBits | None = None,
-) -> TextBackbone:
+) -> Backbone:
     """Load a base model: frozen, in evaluation mode, every tensor accounted for.
 
     The bytes are not hashed again here: the registry verified them when it fetched the folder. What is checked is that
@@ -39,22 +39,23 @@ def load_backbone(
         bits: keep the weights of linear layers in 8 bits (`int8`) or 4 (`nf4`), to train on; not for serving.
 
     Raises:
-        ModelUnsupported: if it is not a text model.
+        ModelUnsupported: if it is a model of several modalities.
         ModelUnreadable: if weights are missing or left over, or the model is not the one described.
         SettingsInvalid: if there is no such device or dtype, or bitsandbytes is not installed.
     """
-    if metadata.domain != "nlp":
+    if metadata.modality is None:
         raise ModelUnsupported(
-            f"{metadata.source or folder.name} is a {metadata.domain} model ({metadata.model_type}), not a text model",
-            remedy="Choose a base of domain nlp: `graft base list` shows the domains.",
+            f"{metadata.source or folder.name} is a {metadata.domain} model ({metadata.model_type}): it reads several "
+            "things at once",
+            remedy="Choose a base of one domain: `graft base list` shows the domains.",
         )
     place = choose_device(device)
     network = open_network(folder, dtype=choose_dtype(place, dtype), device=place)
     if bits:
         quantize(network.stack.layers, bits)
-    backbone = TextBackbone(
+    backbone = Backbone(
         network,
-        load_tokenizer(folder, prompt=metadata.prompt),
+        network.reader or load_tokenizer(folder, prompt=metadata.prompt),
         fingerprint=fingerprint,
         tokenizer_digest=tokenizer,
         pooling=metadata.pooling,
@@ -62,8 +63,8 @@ def load_backbone(
         width=int(network.model.config.hidden_size),  # type: ignore[union-attr,arg-type]
         bits=bits,
     )
-    described = {"layers": metadata.layers, "hidden_size": metadata.hidden_size}
-    found = {"layers": backbone.num_layers, "hidden_size": backbone.width}
+    described = {"layers": metadata.layers, "hidden_size": metadata.hidden_size, "modality": metadata.modality}
+    found = {"layers": backbone.num_layers, "hidden_size": backbone.width, "modality": backbone.modality}
     if described != found:
         raise ModelUnreadable(
             f"the model in {folder} is not the one that was registered",

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from graftwork.data.findings import Finding
+from graftwork.data.media import Modality
 
 TASK_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -98,6 +99,7 @@ class Manifest(_Frozen):
         strategy_settings: what the strategy was told, every default resolved.
         labels: label names in the order of the head's rows; of several tasks `task/label` each.
         tasks: the tasks of an adapter that answers several, in the order of the head's rows.
+        modality: what the base reads; of texts it is not written.
         pooling: how the base's token vectors are pooled.
         prompt: text put before every input, as the base wants it ("query: " for E5).
         max_length: tokens kept of an input, special tokens included.
@@ -128,6 +130,7 @@ class Manifest(_Frozen):
     strategy_settings: dict[str, Any] = {}
     labels: tuple[str, ...] = Field(min_length=2)
     tasks: tuple[TaskRecord, ...] = Field((), exclude_if=lambda value: not value)
+    modality: Modality = Field("text", exclude_if=lambda value: value == "text")
     pooling: Pooling
     prompt: str = ""
     max_length: int = Field(ge=1)
