@@ -160,7 +160,7 @@ class _Stopping(Silent):
     def stage(self, name: str, total: int | None) -> None:
         self._training = name == "fine-tuning"
 
-    def advance(self, steps: int, **values: float) -> None:
+    def advance(self, steps: int = 1, **metrics: float) -> None:
         self._left -= steps if self._training else 0
         if self._left <= 0:
             self._wish.request()

@@ -48,7 +48,7 @@ def check_tasks(
     tasks: Mapping[str, Dataset],
     test: Mapping[str, Dataset] | None,
     *,
-    tokenizer: TextTokenizer,
+    tokenizer: TextTokenizer | None,
     max_length: int,
 ) -> DataReport:
     """Check the rows of each task by itself; what is found says whose it is.
