@@ -24,6 +24,7 @@ from graftwork.cli.session import services
 from graftwork.cli.tasks import print_evaluation, print_tasks, tell_tasks
 
 if TYPE_CHECKING:
+    from graftwork.evaluation.slices import Slice
     from graftwork.registry.versions import AdapterVersion
 
 
@@ -38,7 +39,9 @@ def register(app: typer.Typer) -> None:
     )(predict)
     app.command(
         epilog=examples(
-            "graft evaluate acme/news --data fresh.csv", "graft evaluate acme/news@2 --data fresh.csv --json"
+            "graft evaluate acme/news --data fresh.csv",
+            "graft evaluate acme/news@2 --data fresh.csv --json",
+            "graft evaluate acme/news --data fresh.csv --by language",
         )
     )(evaluate)
     app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
@@ -145,6 +148,13 @@ def evaluate(
     file: Annotated[Path, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")],
     text: TextColumn = "text",
     label: LabelColumn = "label",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Judge rows apart by this column too; `language` is detected where there is no such column.",
+        ),
+    ] = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     task: TaskOption = None,
@@ -152,11 +162,13 @@ def evaluate(
 ) -> None:
     """Judge a published adapter on labelled rows; one of several tasks on those of the task that --task says."""
     from graftwork.cli.console import print_findings, print_json
+    from graftwork.cli.slices import slice_names, unknown_tokens
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
 
     given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
     rows = clean_dataset(given)
+    names = slice_names(file, rows, by=by, text=text, encoding=encoding, delimiter=delimiter) if by else []
     with services() as opened:
         version = opened.catalog.resolve(reference)
         judged = judged_part(version, task)
@@ -171,13 +183,32 @@ def evaluate(
             majority=judged.majority,
             dataset_digest=rows.digest,
         )
+        slices: tuple[Slice, ...] = ()
+        if by:
+            from graftwork.evaluation.slices import evaluate_slices
+
+            tokenizer = opened.backbone(opened.bases.resolve(version.base)).tokenizer
+            slices = evaluate_slices(
+                judged.probabilities(answer),
+                truth,
+                judged.labels,
+                names,
+                majority=judged.majority,
+                unknown_tokens=None if tokenizer is None else unknown_tokens(tokenizer, rows.texts, names),
+            )
     if as_json:
         asked = {} if judged.task is None else {"task": judged.task.name}
-        print_json({"model": version.reference, "digest": version.digest, **asked, "evaluation": result})
+        sliced = {"by": by, "slices": slices} if by else {}
+        print_json({"model": version.reference, "digest": version.digest, **asked, "evaluation": result, **sliced})
     else:
         if given.digest == judged.dataset.digest:
             print_findings([seen_before(version, len(given))])
         print_evaluation(judged.reference, result)
+        if by:
+            from graftwork.cli.console import print_evaluation_table
+            from graftwork.evaluation.slices import slices_table
+
+            print_evaluation_table(slices_table(slices, by=by))
 
 
 def report(reference: ReferenceArgument, as_json: Json = False) -> None:
