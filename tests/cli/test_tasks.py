@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import random
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from tests.cli.running import Graft, run_graft
 from tests.cli.samples import draw_rows
 
+PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8")
 _FAST = ["--set", "fine_tuning.epochs=1", "--set", "lora.rank=2", "--set", "max_length=16"]
 
 
@@ -75,6 +78,20 @@ def test_an_adapter_of_three_tasks_is_shown_with_each_of_them(asking: Graft) -> 
     assert "task topic" in told
     assert "length/long" not in told
     assert "3 test rows" not in asking(["report", "acme/mail"]).told
+
+
+def test_the_commands_of_the_page_run(
+    home: Path, graft: Graft, task_files: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name, task in (("news", "topic"), ("tweets", "length"), ("mails", "first"), ("table", "table")):
+        content = task_files[task].read_text("utf-8")
+        Path(f"{name}.csv").write_text(content.replace("text,subject,length", "text,subject,mood"), "utf-8")
+    lines = [shlex.split(line.replace("minilm", "tiny"))[1:] for line in block.splitlines()]
+    lines[0] += [*_FAST, "--strategy", "lora"]
+    done = [(line, graft(line)) for line in lines]
+    assert [(line, one.err) for line, one in done if one.code != 0] == []
 
 
 def test_all_tasks_are_answered_or_the_one_that_is_asked_for(asking: Graft) -> None:
