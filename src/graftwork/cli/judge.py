@@ -22,8 +22,10 @@ from graftwork.cli.options import (
 )
 from graftwork.cli.session import services
 from graftwork.cli.tasks import print_evaluation, print_tasks, tell_tasks
+from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
+    from graftwork.data.dataset import Dataset
     from graftwork.evaluation.slices import Slice
     from graftwork.registry.versions import AdapterVersion
 
@@ -42,6 +44,7 @@ def register(app: typer.Typer) -> None:
             "graft evaluate acme/news --data fresh.csv",
             "graft evaluate acme/news@2 --data fresh.csv --json",
             "graft evaluate acme/news --data fresh.csv --by language",
+            "graft evaluate acme/news --transfer news.csv",
         )
     )(evaluate)
     app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
@@ -145,7 +148,19 @@ def _refuse_long(texts: Sequence[str]) -> None:
 
 def evaluate(
     reference: ReferenceArgument,
-    file: Annotated[Path, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")],
+    file: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")] = None,
+    transfer: Annotated[
+        Path | None,
+        typer.Option(
+            "--transfer",
+            metavar="ROWS",
+            help="The rows it was trained on: train from scratch and the probe on them, too, and tell what transfer "
+            "was worth, on the rows that were held out or on --data.",
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=0, help="With --transfer: draws of rows at each point of the learning curves.")
+    ] = 2,
     text: TextColumn = "text",
     label: LabelColumn = "label",
     by: Annotated[
@@ -160,13 +175,23 @@ def evaluate(
     task: TaskOption = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a published adapter on labelled rows; one of several tasks on those of the task that --task says."""
+    """Judge a published adapter, or one of its tasks, on labelled rows, or by what transfer was worth."""
     from graftwork.cli.console import print_findings, print_json
     from graftwork.cli.slices import slice_names, unknown_tokens
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
 
-    given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
+    def read(path: Path) -> Dataset:
+        return read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+
+    if transfer is not None:
+        from graftwork.cli.transfer import tell_transfer
+
+        tell_transfer(reference, read(transfer), None if file is None else read(file), draws=draws, as_json=as_json)
+        return
+    if file is None:
+        raise SettingsInvalid("there are no rows to judge on", remedy="Name a file of labelled rows: --data FILE.")
+    given = read(file)
     rows = clean_dataset(given)
     names = slice_names(file, rows, by=by, text=text, encoding=encoding, delimiter=delimiter) if by else []
     with services() as opened:
