@@ -139,7 +139,8 @@ def test_label_columns_of_one_file_are_tasks_and_may_have_gaps(
 ) -> None:
     train = ["train", str(task_files["table"]), "--task", "topic=subject", "--task", "length", "--base", "tiny"]
     named = [*train, "--name", "acme/columns", "--strategy", "feature-extraction"]
-    assert graft(named).code == 0
+    done = graft(named)
+    assert done.code == 0, done.err
     manifest = graft(["show", "acme/columns", "--json"]).json["manifest"]
     rows = {task["name"]: task["dataset"]["rows"] for task in manifest["tasks"]}
     assert rows["length"] == 60
