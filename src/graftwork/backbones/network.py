@@ -14,6 +14,7 @@ from graftwork.backbones.attention import AttentionCall, watched_attention
 from graftwork.backbones.batch import Batch, TokenBatch
 from graftwork.backbones.efficientnet_lite import register_own
 from graftwork.backbones.media import READERS, MediaReader
+from graftwork.backbones.onnx_graph import find_graph
 from graftwork.backbones.quiet import quiet_transformers
 from graftwork.backbones.stack import LayerStack, find_stack
 from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
@@ -80,10 +81,19 @@ def unloaded_model(config: Any, *, dtype: torch.dtype) -> Any:
     """
     from transformers.initialization import no_init_weights
 
-    loader = _loader(config)
+    with no_init_weights():
+        return untrained_model(config, dtype=dtype)
+
+
+def untrained_model(config: Any, *, dtype: torch.dtype) -> Any:
+    """The model that a configuration describes, its values drawn from torch's global generator; without its head.
+
+    Raises:
+        ModelUnsupported: if it is not a model that transformers has built in.
+    """
     try:
-        with quiet_transformers(), no_init_weights():
-            model = loader.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        with quiet_transformers():
+            model = _loader(config).from_config(config, dtype=dtype, attn_implementation="sdpa")
     except Exception as error:
         raise ModelUnsupported(
             f"transformers cannot make the {config.model_type} model that this configuration describes",
@@ -124,6 +134,11 @@ def read_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
+    if find_graph(folder) is not None:
+        raise ModelUnsupported(
+            "an ONNX graph has no configuration of layers, so that nothing can be planned of it",
+            remedy="Train without --dry-run: on a graph only a head is trained.",
+        )
     register_own()
     try:
         with quiet_transformers():

@@ -226,5 +226,16 @@ def judge_replies(opened: Services, version: AdapterVersion, file: Path, encodin
     return evaluation
 
 
+def tell_judged(opened: Services, version: AdapterVersion, file: Path, encoding: str | None, *, as_json: bool) -> None:
+    """Judge it and print what was found."""
+    from graftwork.cli.console import print_json
+
+    judged = judge_replies(opened, version, file, encoding)
+    if as_json:
+        print_json({"model": version.reference, "digest": version.digest, "evaluation": judged})
+    else:
+        print_replies(version.reference, judged)
+
+
 def _template(version: AdapterVersion) -> Template:
     return "plain" if version.manifest.template is None else "chat"

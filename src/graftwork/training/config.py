@@ -18,6 +18,7 @@ from graftwork.adaptation.prefix import PrefixTuningSettings
 from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
 from graftwork.training.mistakes import contradictions, problems_of, without_effect
+from graftwork.training.sampling import TasksSettings
 
 
 class FineTuningSettings(BaseModel):
@@ -107,6 +108,7 @@ class TrainingConfig(BaseModel):
         partial: which layers partial fine-tuning trains, and how they are stored.
         full: how what full fine-tuning trained is stored.
         generation: how conversations are written, where there is something to generate.
+        tasks: how several tasks are trained together.
         base_dtype: keep the frozen base's linear layers in 8 bits (`int8`) or 4 (`nf4`) while training (bitsandbytes);
             by default they have the backbone's dtype.
 
@@ -129,6 +131,7 @@ class TrainingConfig(BaseModel):
     partial: PartialSettings = PartialSettings()
     full: FullSettings = FullSettings()
     generation: GenerationSettings = Field(GenerationSettings(), exclude_if=lambda own: own == GenerationSettings())
+    tasks: TasksSettings = Field(TasksSettings(), exclude_if=lambda value: value == TasksSettings())
     base_dtype: Literal["int8", "nf4"] | None = Field(None, exclude_if=lambda value: value is None)
 
     @field_validator("base_dtype")

@@ -194,7 +194,7 @@ def _tune(
             validation=rows(prepared.validation),
             settings=config.fine_tuning,
             seed=config.seed,
-            objective=TokenObjective(backbone.device),
+            own_objective=TokenObjective(backbone.device),
         )
         rate = config.fine_tuning.learning_rate
         assert isinstance(rate, float)

@@ -55,16 +55,24 @@ class Objective:
         return float(cross_entropy(logits.float(), targets, weight=self.weights))
 
     def accuracy(self, logits: Tensor, targets: Tensor) -> float:
-        """Share of rows whose label is the most probable."""
+        """Share of rows whose class has the highest logit."""
         return float((logits.argmax(dim=1) == targets).float().mean())
 
+    def losses_by_task(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        """The validation loss of each task by its name; none where there is only one."""
+        return {}
+
+    def majority_accuracy(self, labels: NDArray[np.int64], trained: NDArray[np.int64]) -> float:
+        """Share of `labels` that the most frequent of the `trained` labels gets right."""
+        return majority_accuracy(labels, trained)
+
     def baseline(self, logits: NDArray[np.float64], labels: NDArray[np.int64]) -> Compared:
-        """The start's answers `[rows, classes]`, to compare later ones with."""
+        """What later logits `[rows, classes]` of the same rows are compared with."""
         return Baseline(logits, labels, weighted=self.weights is not None)
 
     def of_start(self, labels: NDArray[np.int64], trained: NDArray[np.int64]) -> dict[str, float]:
         """What is measured once, before the first step."""
-        return {"majority_accuracy": majority_accuracy(labels, trained)}
+        return {"majority_accuracy": self.majority_accuracy(labels, trained)}
 
 
 def class_weights(
