@@ -29,10 +29,21 @@ from tests.training.test_job import sentences
 TEXTS = ["the fox jumps over the appeal", "markets closed"]
 
 
+_PLAIN: dict[tuple[str, str], Artifact] = {}
+
+
+def plain_adapter(backbone: TextBackbone, settings: TrainingConfig) -> Artifact:
+    """A head alone, trained once for each base."""
+    key = backbone.fingerprint, settings.model_dump_json()
+    if key not in _PLAIN:
+        _PLAIN[key] = train(backbone, sentences(0, 60), config=settings).artifact
+    return _PLAIN[key]
+
+
 def disturbed(backbone: TextBackbone, strategy: str, **settings_of_head: Any) -> Artifact:
     """An adapter of a strategy whose delta is noise."""
     settings = TrainingConfig.parse(strategy="feature-extraction", **settings_of_head)
-    plain = train(backbone, sentences(0, 60), config=settings).artifact
+    plain = plain_adapter(backbone, settings)
     generator = torch.Generator().manual_seed(0)
     attachment = STRATEGIES[strategy].attach(backbone, settings.settings_of(strategy), seed=0)
     with attachment, torch.no_grad():
@@ -109,9 +120,8 @@ LONG = "the quick brown fox jumps over the lazy dog and wonderful weather today 
 @pytest.mark.parametrize(
     ("architecture", "strategy", "options"),
     [
-        ("bert", "feature-extraction", {"normalize": True}),
         ("bert", "feature-extraction", MLP),
-        ("bert", "lora", {"pooling": "cls"}),
+        ("bert", "lora", {"pooling": "cls", "normalize": True}),
         ("gpt2", "lora", {"prompt": "query: "}),
         ("bert", "partial", {}),
         ("llama", "full", {}),
