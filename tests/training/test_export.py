@@ -18,7 +18,7 @@ from graftwork.adaptation.inference import adapted_features, head_logits, probab
 from graftwork.backbones.backbone import TextBackbone, TokenBatch
 from graftwork.errors import ModelUnsupported, SettingsInvalid
 from graftwork.registry.artifact import HEAD, Artifact
-from graftwork.registry.manifest import FileEntry
+from graftwork.registry.manifest import FileEntry, TaskRecord
 from graftwork.training import onnx_export
 from graftwork.training.config import TrainingConfig
 from graftwork.training.export import export_merged
@@ -160,6 +160,23 @@ def test_weights_too_many_for_one_message_lie_beside_the_graph(
     assert {"model.onnx", "model.onnx.data"} <= set(names)
     assert "model.onnx.data" in (tmp_path / "README.md").read_text("utf-8")
     check_answers(by_its_own_page(tmp_path / "README.md", TEXTS, monkeypatch), artifact, features)
+
+
+def test_an_adapter_of_several_tasks_is_no_model_of_its_own(
+    backbone_of: Callable[..., TextBackbone], saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    backbone = backbone_of("bert")
+    plain = disturbed(backbone, "feature-extraction")
+    tasks = tuple(
+        TaskRecord(name=name, labels=("a", "b"), temperature=1.0, dataset=plain.manifest.dataset)
+        for name in ("mood", "spam")
+    )
+    several = Artifact(plain.manifest.model_copy(update={"tasks": tasks}), plain.files)
+    with pytest.raises(ModelUnsupported, match=r"answers 2 tasks \(mood, spam\)"):
+        export_onnx(backbone, several, tmp_path)
+    with pytest.raises(ModelUnsupported, match=r"answers 2 tasks \(mood, spam\)"):
+        export_merged(backbone, several, saved("bert"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_that_answers_otherwise_is_not_left_there(
