@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from graftwork.adaptation.merge import merged_weights
 from graftwork.backbones.quiet import quiet_transformers
+from graftwork.errors import ModelUnsupported
 from graftwork.registry.artifact import HEAD, MANIFEST, Artifact
 from graftwork.registry.durable import storage_error
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
+    from graftwork.registry.manifest import Manifest
 
 PAGE = "CLASSIFY.md"
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -93,8 +95,10 @@ def export_merged(
 
     Raises:
         SettingsInvalid: if the delta cannot be merged.
+        ModelUnsupported: if the adapter answers several tasks.
         StorageError: if the folder cannot be written.
     """
+    refuse_tasks(artifact.manifest)
     weights = merged_weights(backbone, artifact, ancestors)
     with written(base, to):
         config: Any = backbone.model.config
@@ -104,7 +108,8 @@ def export_merged(
             backbone.model.save_pretrained(to, state_dict=weights)  # type: ignore[operator]
         (to / HEAD).write_bytes(artifact.files[HEAD])
         (to / MANIFEST).write_bytes(artifact.manifest_bytes)
-        (to / PAGE).write_text(_PAGE, "utf-8")
+        if artifact.manifest.modality == "text":
+            (to / PAGE).write_text(_PAGE, "utf-8")
     return names_in(to)
 
 
@@ -131,3 +136,17 @@ def written(base: Path, to: Path) -> Iterator[None]:
 def names_in(to: Path) -> list[str]:
     """Names of all files in a folder."""
     return sorted(str(path.relative_to(to)) for path in to.rglob("*") if path.is_file())
+
+
+def refuse_tasks(manifest: Manifest) -> None:
+    """Refuse to make a model of its own of an adapter of several tasks: what it is exported with takes one softmax.
+
+    Raises:
+        ModelUnsupported: if it answers several tasks.
+    """
+    if manifest.tasks:
+        names = ", ".join(task.name for task in manifest.tasks)
+        raise ModelUnsupported(
+            f"the adapter answers {len(manifest.tasks)} tasks ({names}), and a model of its own answers one",
+            remedy="Export the adapter's own files (--format peft), or train one adapter for each task.",
+        )
