@@ -10,6 +10,7 @@ import typer
 
 from graftwork.cli.asking import ask, class_indices, majority_of, seen_before
 from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.replies import refuse_to_generate
 from graftwork.cli.session import services
 from graftwork.errors import DataRejected, Problem, SettingsInvalid
 
@@ -52,6 +53,8 @@ def compare(
     rows = clean_dataset(given)
     with services() as opened:
         versions = [opened.catalog.resolve(reference) for reference in references]
+        for version in versions:
+            refuse_to_generate(version, "graft compare")
         _refuse_unlike(versions)
         first = versions[0]
         truth = class_indices(first, rows.labels, rows.rows, rows.source)
@@ -78,7 +81,7 @@ def _refuse_unlike(versions: Sequence[AdapterVersion]) -> None:
     """They must be several, and know the same labels.
 
     Raises:
-        SettingsInvalid: fewer than two different ones.
+        SettingsInvalid: fewer than two different ones, or one of several tasks.
         DataRejected: with the labels that are not common to all.
     """
     names = [version.reference for version in versions]
@@ -87,6 +90,13 @@ def _refuse_unlike(versions: Sequence[AdapterVersion]) -> None:
         raise SettingsInvalid(
             f"{twice[0]} is named twice" if twice else "there is nothing to compare it with",
             remedy="Name two or more different adapters: graft compare acme/news@1 acme/news@2 --data FILE.",
+        )
+    several = [Problem(each.reference, "answers several tasks") for each in versions if each.manifest.tasks]
+    if several:
+        raise SettingsInvalid(
+            "adapters of several tasks are not compared with others",
+            problems=several,
+            remedy="Judge a task of each on the same rows: graft evaluate REF --data FILE --task NAME.",
         )
     first = versions[0]
     problems = []

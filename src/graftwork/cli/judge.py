@@ -9,22 +9,33 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from graftwork.cli.asking import ask, class_indices, majority_of, seen_before
+from graftwork.cli.asking import ask, class_indices, judged_part, seen_before
 from graftwork.cli.options import (
     Delimiter,
     Encoding,
     Json,
     LabelColumn,
     ReferenceArgument,
+    TaskOption,
     TextColumn,
     examples,
 )
+from graftwork.cli.replies import (
+    MAX_NEW_TOKENS,
+    answer_prompts,
+    generates,
+    print_replies,
+    refuse_to_classify,
+    refuse_to_generate,
+    stored_evaluation,
+    tell_judged,
+)
 from graftwork.cli.session import services
+from graftwork.cli.tasks import print_evaluation, print_tasks, tell_tasks
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
-    from graftwork.evaluation.results import Evaluation
     from graftwork.evaluation.slices import Slice
     from graftwork.registry.versions import AdapterVersion
 
@@ -36,6 +47,7 @@ def register(app: typer.Typer) -> None:
             'graft predict acme/news "Shares fell after the report"',
             'graft predict acme/news:production "first text" "second text" --top-k 1 --json',
             "cat texts.txt | graft predict acme/news -",
+            'graft predict acme/replies "Where is my parcel?" --max-new-tokens 60   [dim]# it generates[/dim]',
         )
     )(predict)
     app.command(
@@ -53,14 +65,25 @@ def predict(
     reference: ReferenceArgument,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="Texts, or - for one text a line of the input.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Most tokens to generate for a prompt; 128 by default.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Draw tokens at this temperature; by default the most probable is taken."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the tokens that are drawn; 0 by default.")] = None,
+    task: TaskOption = None,
     as_json: Json = False,
 ) -> None:
-    """Classify texts with a published adapter, through the same engine that serves.
+    """Classify texts with a published adapter, through the same engine that serves; or answer prompts.
 
-    While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so.
+    While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so. An adapter of several tasks
+    answers all of them from one pass, or the one that --task says.
     """
     from graftwork.cli.console import print_json, print_table, say, shortened
     from graftwork.registry.reference import Reference, resolve_nearest
+    from graftwork.registry.tasks import task_of
 
     if texts == ["-"]:
         texts = _lines(sys.stdin.buffer)
@@ -68,8 +91,27 @@ def predict(
     asked = Reference.parse(reference)
     with services() as opened:
         version = resolve_nearest(opened.catalog.resolve, asked)
+        if generates(version):
+            if top_k is not None:
+                refuse_to_generate(version, "--top-k")
+            answer_prompts(
+                opened,
+                version,
+                texts,
+                max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+                temperature=temperature or 0.0,
+                seed=seed or 0,
+                as_json=as_json,
+            )
+            return
+        given = {"--max-new-tokens": max_new_tokens, "--temperature": temperature, "--seed": seed}
+        refuse_to_classify(version, [option for option, value in given.items() if value is not None])
         (answer,) = ask(opened, [version], texts)
     fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
+    if answer.tasks:
+        tell_tasks(version, answer, texts, task=task, top_k=top_k, fallback=fallback, as_json=as_json)
+        return
+    task_of((), task, version.reference)
     ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
     if as_json:
         print_json(
@@ -164,13 +206,21 @@ def evaluate(
     ] = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    task: TaskOption = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a published adapter on labelled rows, or by what transfer was worth."""
+    """Judge a published adapter, or one of its tasks, on labelled rows, or by what transfer was worth."""
     from graftwork.cli.console import print_findings, print_json
     from graftwork.cli.slices import slice_names, unknown_tokens
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
+
+    if file is not None and transfer is None and not by and task is None:
+        with services() as opened:
+            version = opened.catalog.resolve(reference)
+            if generates(version):
+                tell_judged(opened, version, file, encoding, as_json=as_json)
+                return
 
     def read(path: Path) -> Dataset:
         return read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
@@ -187,15 +237,17 @@ def evaluate(
     names = slice_names(file, rows, by=by, text=text, encoding=encoding, delimiter=delimiter) if by else []
     with services() as opened:
         version = opened.catalog.resolve(reference)
-        truth = class_indices(version, rows.labels, rows.rows, rows.source)
+        refuse_to_generate(version, "--by, --task and --transfer")
+        judged = judged_part(version, task)
+        truth = class_indices(judged, rows.labels, rows.rows, rows.source)
         (answer,) = ask(opened, [version], rows.texts)
         from graftwork.evaluation.evaluate import evaluate as measure
 
         result = measure(
-            answer.probabilities.astype("float64"),
+            judged.probabilities(answer),
             truth,
-            version.labels,
-            majority=majority_of(version),
+            judged.labels,
+            majority=judged.majority,
             dataset_digest=rows.digest,
         )
         slices: tuple[Slice, ...] = ()
@@ -204,20 +256,21 @@ def evaluate(
 
             tokenizer = opened.backbone(opened.bases.resolve(version.base)).tokenizer
             slices = evaluate_slices(
-                answer.probabilities.astype("float64"),
+                judged.probabilities(answer),
                 truth,
-                version.labels,
+                judged.labels,
                 names,
-                majority=majority_of(version),
+                majority=judged.majority,
                 unknown_tokens=None if tokenizer is None else unknown_tokens(tokenizer, rows.texts, names),
             )
     if as_json:
+        asked = {} if judged.task is None else {"task": judged.task.name}
         sliced = {"by": by, "slices": slices} if by else {}
-        print_json({"model": version.reference, "digest": version.digest, "evaluation": result, **sliced})
+        print_json({"model": version.reference, "digest": version.digest, **asked, "evaluation": result, **sliced})
     else:
-        if given.digest == version.manifest.dataset.digest:
+        if given.digest == judged.dataset.digest:
             print_findings([seen_before(version, len(given))])
-        _print_evaluation(version.reference, result)
+        print_evaluation(judged.reference, result)
         if by:
             from graftwork.cli.console import print_evaluation_table
             from graftwork.evaluation.slices import slices_table
@@ -239,15 +292,22 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
                 "model": version.reference,
                 "digest": version.digest,
                 "evaluation": manifest.metrics,
+                **({"tasks": manifest.model_dump(mode="json")["tasks"]} if manifest.tasks else {}),
                 "warnings": manifest.model_dump(mode="json")["warnings"],
                 "decision": manifest.decision,
             }
         )
         return
-    if manifest.metrics is None:
+    if manifest.tasks:
+        print_tasks(manifest, wholly=True)
+    elif manifest.metrics is None:
         say(f"{version.reference} was not judged: no rows were held out. graft evaluate judges it on a file.")
+    elif generates(version):
+        replies = stored_evaluation(version)
+        assert replies is not None
+        print_replies(version.reference, replies)
     else:
-        _print_evaluation(version.reference, Evaluation.model_validate(manifest.metrics))
+        print_evaluation(version.reference, Evaluation.model_validate(manifest.metrics))
     if manifest.decision:
         say(f"Chosen: {manifest.decision}.")
     print_findings(manifest.warnings)
@@ -256,21 +316,3 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
 def _ranked(version: AdapterVersion, row: Any, count: int) -> list[tuple[str, float]]:
     order = sorted(range(len(row)), key=lambda index: (-float(row[index]), index))
     return [(version.labels[index], float(row[index])) for index in order[:count]]
-
-
-def _print_evaluation(name: str, result: Evaluation) -> None:
-    from graftwork.cli.console import print_evaluation_table
-    from graftwork.evaluation.tables import (
-        class_table,
-        confusion_table,
-        forgetting_table,
-        mistakes_table,
-        quality_table,
-    )
-
-    print_evaluation_table(quality_table(result, name=name))
-    if result.forgetting:
-        print_evaluation_table(forgetting_table(result.forgetting))
-    print_evaluation_table(class_table(result))
-    small = len(result.classes) <= 12
-    print_evaluation_table(confusion_table(result) if small else mistakes_table(result))

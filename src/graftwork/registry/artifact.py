@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import ArtifactInvalid, Problem
 from graftwork.registry.safetensors_header import Header, HeaderInvalid, TensorPlace, read_header
+from graftwork.registry.tasks import check_tasks
 
 if TYPE_CHECKING:
     from graftwork.registry.manifest import Manifest
@@ -61,9 +62,9 @@ class Artifact:
 
     Attributes:
         manifest: what it is.
-        files: bytes by name: `head.safetensors` always; `adapter_config.json` and `adapter_model.safetensors` when
-            something below the head was trained; `fisher.safetensors` when it is kept for whoever goes on with it,
-            which nothing that answers reads.
+        files: bytes by name: `head.safetensors` of every classifier; `adapter_config.json` and
+            `adapter_model.safetensors` when something below the head was trained; `fisher.safetensors` when it is kept
+            for whoever goes on with it, which nothing that answers reads.
         manifest_bytes: the manifest as stored; by default its canonical JSON. Kept apart so that an adapter's digest
             does not change when a later version of the schema would write the same manifest differently.
 
@@ -117,7 +118,8 @@ class Artifact:
         problems = check_manifest(self.manifest, self.manifest_bytes, limits)
         problems += self._check_files(hashed=hashed)
         if not problems:
-            problems += _check_head(self.manifest, self.files[HEAD], limits)
+            if HEAD in self.files:
+                problems += _check_head(self.manifest, self.files[HEAD], limits)
             if DELTA in self.files:
                 problems += _check_delta_config(self.files[DELTA_CONFIG], limits)
                 problems += _check_delta(self.manifest, self.files[DELTA], limits)
@@ -146,7 +148,8 @@ def check_manifest(manifest: Manifest, content: bytes, limits: ArtifactLimits = 
     problems = []
     if len(content) > limits.manifest_bytes:
         problems.append(Problem(MANIFEST, f"has {len(content)} bytes; {limits.manifest_bytes} are allowed"))
-    expected = {HEAD, DELTA, DELTA_CONFIG} if manifest.tensors else {HEAD}
+    head = set() if manifest.purpose == "generation" else {HEAD}
+    expected = {*head, DELTA, DELTA_CONFIG} if manifest.tensors else head
     names = [entry.path for entry in manifest.files]
     allowed = {*expected, FISHER}
     problems += [Problem(MANIFEST, f"names the file {name!r} twice") for name in _repeated(names)]
@@ -158,6 +161,7 @@ def check_manifest(manifest: Manifest, content: bytes, limits: ArtifactLimits = 
     if total > limits.total_bytes:
         problems.append(Problem("", f"{total} bytes in all; {limits.total_bytes} are allowed"))
     problems += [Problem(MANIFEST, f"label {label!r} occurs twice") for label in _repeated(manifest.labels)]
+    problems += check_tasks(manifest)
     tensors = [spec.name for spec in manifest.tensors]
     problems += [Problem(MANIFEST, f"tensor {name!r} occurs twice") for name in _repeated(tensors)]
     problems += [

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from graftwork.adaptation.strategy import Delta
     from graftwork.data.findings import Finding
+    from graftwork.training.history import Judged
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Candidate:
         learning_rate: highest rate it was trained with; None when nothing was but the head.
         warnings: what training warned of.
         fisher: Fisher information of the tasks before, as it is stored; None when it is not known.
+        judged: the evaluations on the validation rows while a delta was trained, the start's first.
     """
 
     strategy: str
@@ -42,3 +44,4 @@ class Candidate:
     learning_rate: float | None = None
     warnings: tuple[Finding, ...] = ()
     fisher: bytes | None = None
+    judged: tuple[Judged, ...] = ()

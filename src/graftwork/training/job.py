@@ -128,7 +128,7 @@ def _train(
     run: Run,
 ) -> Trained:
     """The same with the parent's updates in place."""
-    clock = _Clock()
+    clock = Clock()
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
         progress.stage("checking rows", None)
@@ -272,11 +272,14 @@ def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> Data
 
 
 @dataclass
-class _Clock:
+class Clock:
+    """Seconds by stage of a run."""
+
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time the block as a stage."""
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
