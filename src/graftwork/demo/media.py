@@ -52,7 +52,7 @@ def speech(files: Path, made: Path) -> None:
         made,
         (
             # Pictures in different folders have the same name.
-            (path, f"{path.stem}-{digest[:8]}.ogg", *sides[digest], _language(path))
+            (path, f"{path.stem}-{digest[:8]}.ogg", next(iter(sides[digest])), _language(path))
             for digest, path in first.items()
             if len(sides[digest]) == 1
         ),

@@ -189,8 +189,9 @@ MODELS: Mapping[str, ModelSource] = {
             ),
         ),
         digests={
-            "config.json": "805d41656ccd906a25005fb7ed4e43c39bd539d464bcb516409c5a622d6db928",
+            "config.json": "a557441aa2d2e1185bb8cbb23e12a5708f59d3efcbc979ccf86a851592414973",
             "model.safetensors": "f46ec1c3cb680f7b6e592fd971a28f301ca2deef2db22f51ce7d8e69c6b5d28e",
+            "preprocessor_config.json": "38071805217db64f5dfbcbe42f2454985db7b23d5f11c4f79cdd1eea4b9cbe2b",
         },
         build=_efficientnet,
     ),
