@@ -69,6 +69,7 @@ def package(
         strategy_settings=settings.get(candidate.strategy.replace("-", "_"), {}),
         labels=tuple(labels),
         pooling=backbone.pooling,
+        modality=backbone.modality,
         prompt=backbone.prompt,
         max_length=max_length,
         tokenizer=backbone.tokenizer_digest,
