@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from graftwork.cli.asking import ask, class_indices, majority_of, seen_before
+from graftwork.cli.asking import ask, class_indices, inputs_of, majority_of, seen_before
 from graftwork.cli.options import (
     Delimiter,
     Encoding,
     Json,
     LabelColumn,
     ReferenceArgument,
+    SkipBad,
     TextColumn,
     examples,
 )
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
             'graft predict acme/news "Shares fell after the report"',
             'graft predict acme/news:production "first text" "second text" --top-k 1 --json',
             "cat texts.txt | graft predict acme/news -",
+            "graft predict acme/emoji cat.png dog.png",
         )
     )(predict)
     app.command(
@@ -45,7 +47,10 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     reference: ReferenceArgument,
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="Texts, or - for one text a line of the input.")],
+    texts: Annotated[
+        list[str],
+        typer.Argument(metavar="TEXT…", help="Texts, or files for a model of images; - for one a line of the input."),
+    ],
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +67,7 @@ def predict(
     asked = Reference.parse(reference)
     with services() as opened:
         version = resolve_nearest(opened.catalog.resolve, asked)
-        (answer,) = ask(opened, [version], texts)
+        (answer,) = ask(opened, [version], inputs_of(version, texts))
     fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
     ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
     if as_json:
@@ -139,17 +144,22 @@ def evaluate(
     label: LabelColumn = "label",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Judge a published adapter on labelled rows."""
     from graftwork.cli.console import print_findings, print_json
-    from graftwork.data.clean import clean_dataset
+    from graftwork.data.clean import clean_dataset, without_unreadable
+    from graftwork.data.media import check_modality
     from graftwork.data.read import read_dataset
 
     given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
+    if skip_bad:
+        given = without_unreadable(given)
     rows = clean_dataset(given)
     with services() as opened:
         version = opened.catalog.resolve(reference)
+        check_modality(rows.texts, version.manifest.modality, reads=version.reference)
         truth = class_indices(version, rows.labels, rows.rows, rows.source)
         (answer,) = ask(opened, [version], rows.texts)
         from graftwork.evaluation.evaluate import evaluate as measure

@@ -19,10 +19,10 @@ from graftwork.cli.chain import (
     tell_way_back,
 )
 from graftwork.cli.clock import process_start
-from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, SkipBad, TextColumn, examples
 from graftwork.cli.rate import tell_rate
 from graftwork.cli.session import services
-from graftwork.errors import SettingsInvalid
+from graftwork.errors import ModelUnsupported, SettingsInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +105,7 @@ def train(
     label: LabelColumn = "label",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
     expected_latest: Annotated[
         int | None,
         typer.Option(help="Publish only if this is the newest version (0: if there is none); else nothing is lost."),
@@ -131,6 +132,7 @@ def train(
 ) -> None:
     """Check labelled rows, adapt a base model to them, judge the result and publish it as the next version."""
     from graftwork.cli.sizes import parse_size
+    from graftwork.data.clean import without_unreadable
     from graftwork.data.read import read_dataset
     from graftwork.registry.reference import Reference
     from graftwork.training import config as settings
@@ -178,7 +180,11 @@ def train(
             # Publishing checks it too; who is late already need not train first. A run that is resumed may itself
             # have published the version that is there.
             opened.catalog.expect_latest(name, expected_latest)
-        read = partial(read_dataset, text=text, label=label, encoding=encoding, delimiter=delimiter)
+
+        def read(path: Path) -> Dataset:
+            rows = read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+            return without_unreadable(rows) if skip_bad else rows
+
         rows = read(file)
         test_rows = None if test is None else read(test)
         if dry_run:
@@ -354,6 +360,11 @@ def _tell_plan(
     from graftwork.training.rows import prepare_rows
 
     found = opened.bases.resolve(base)
+    if found.metadata.modality != "text":
+        raise ModelUnsupported(
+            f"{base} is a {found.metadata.domain} model, and plans are made for models of texts",
+            remedy="Leave --dry-run out.",
+        )
     folder = opened.bases.fetch(found)
     tokenizer = load_tokenizer(folder, prompt=found.metadata.prompt)
     limit = min(config.max_length or found.metadata.max_length, found.metadata.max_length)
