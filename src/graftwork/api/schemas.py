@@ -155,6 +155,16 @@ class ClassifyRequest(BaseModel):
     top_k: TopK = None
 
 
+class ClassifyForm(BaseModel):
+    """Files of images for one classifier, as a form sends them."""
+
+    model: ModelName = Field(description="reference, as in the JSON body")
+    image: list[Annotated[bytes, Field(json_schema_extra={"format": "binary"})]] = Field(
+        description="one or more PNG, JPEG, GIF, WebP, BMP or TIFF files", min_length=1
+    )
+    top_k: TopK = None
+
+
 class ClassifyEachRequest(BaseModel):
     """The same texts for several classifiers, of one base model or of several."""
 

@@ -26,7 +26,7 @@ _Either = schemas.ClassifyRequest | schemas.ClassifyEachRequest
     "/v1/classify",
     response_model=schemas.ClassifyAnswer | schemas.ClassifyEachAnswer,
     responses=openapi.INFERENCE,
-    openapi_extra=openapi.body(schemas.ClassifyRequest, schemas.ClassifyEachRequest),
+    openapi_extra=openapi.body(schemas.ClassifyRequest, schemas.ClassifyEachRequest, form=schemas.ClassifyForm),
 )
 async def classify(request: Request, identity: Identified) -> Response:
     """Classify texts with a published adapter (`model`), or with several at once (`models`).
