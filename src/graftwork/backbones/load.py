@@ -6,10 +6,11 @@ from pathlib import Path
 
 from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.device import choose_device, choose_dtype
-from graftwork.backbones.network import open_network
+from graftwork.backbones.network import Network, open_network
+from graftwork.backbones.onnx_graph import find_graph
 from graftwork.backbones.quantized import quantize
 from graftwork.backbones.tokenizer import load_tokenizer
-from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
+from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem, SettingsInvalid
 from graftwork.registry.manifest import BaseBits
 from graftwork.registry.metadata import BaseMetadata
 
@@ -49,8 +50,7 @@ def load_backbone(
             "things at once",
             remedy="Choose a base of one domain: `graft base list` shows the domains.",
         )
-    place = choose_device(device)
-    network = open_network(folder, dtype=choose_dtype(place, dtype), device=place)
+    network = _open(folder, metadata, dtype, device, bits)
     if bits:
         quantize(network.stack.layers, bits)
     backbone = Backbone(
@@ -76,3 +76,24 @@ def load_backbone(
             remedy="Add the base again from its source.",
         )
     return backbone
+
+
+def _open(folder: Path, metadata: BaseMetadata, dtype: str, device: str, bits: BaseBits | None) -> Network:
+    """The network, wherever its weights are; an ONNX graph is always float32 on the CPU.
+
+    Raises:
+        SettingsInvalid: if a graph's weights are asked for in few bits.
+    """
+    path = find_graph(folder)
+    if path is None:
+        place = choose_device(device)
+        return open_network(folder, dtype=choose_dtype(place, dtype), device=place)
+    if bits:
+        raise SettingsInvalid(
+            "the weights of an ONNX graph cannot be kept in few bits",
+            problems=[Problem("base_dtype", f"is {bits}")],
+            remedy="Leave base_dtype out.",
+        )
+    from graftwork.backbones.onnx_network import open_onnx_network
+
+    return open_onnx_network(path, output=metadata.output, width=metadata.hidden_size)

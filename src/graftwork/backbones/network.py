@@ -80,10 +80,19 @@ def unloaded_model(config: Any, *, dtype: torch.dtype) -> Any:
     """
     from transformers.initialization import no_init_weights
 
-    loader = _loader(config)
+    with no_init_weights():
+        return untrained_model(config, dtype=dtype)
+
+
+def untrained_model(config: Any, *, dtype: torch.dtype) -> Any:
+    """The model that a configuration describes, its values drawn from torch's global generator; without its head.
+
+    Raises:
+        ModelUnsupported: if it is not a model that transformers has built in.
+    """
     try:
-        with quiet_transformers(), no_init_weights():
-            model = loader.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        with quiet_transformers():
+            model = _loader(config).from_config(config, dtype=dtype, attn_implementation="sdpa")
     except Exception as error:
         raise ModelUnsupported(
             f"transformers cannot make the {config.model_type} model that this configuration describes",

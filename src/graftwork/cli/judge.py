@@ -21,9 +21,12 @@ from graftwork.cli.options import (
     examples,
 )
 from graftwork.cli.session import services
+from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
+    from graftwork.data.dataset import Dataset
     from graftwork.evaluation.results import Evaluation
+    from graftwork.evaluation.slices import Slice
     from graftwork.registry.versions import AdapterVersion
 
 
@@ -39,7 +42,10 @@ def register(app: typer.Typer) -> None:
     )(predict)
     app.command(
         epilog=examples(
-            "graft evaluate acme/news --data fresh.csv", "graft evaluate acme/news@2 --data fresh.csv --json"
+            "graft evaluate acme/news --data fresh.csv",
+            "graft evaluate acme/news@2 --data fresh.csv --json",
+            "graft evaluate acme/news --data fresh.csv --by language",
+            "graft evaluate acme/news --transfer news.csv",
         )
     )(evaluate)
     app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
@@ -139,24 +145,54 @@ def _refuse_long(texts: Sequence[str]) -> None:
 
 def evaluate(
     reference: ReferenceArgument,
-    file: Annotated[Path, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")],
+    file: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")] = None,
+    transfer: Annotated[
+        Path | None,
+        typer.Option(
+            "--transfer",
+            metavar="ROWS",
+            help="The rows it was trained on: train from scratch and the probe on them, too, and tell what transfer "
+            "was worth, on the rows that were held out or on --data.",
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=0, help="With --transfer: draws of rows at each point of the learning curves.")
+    ] = 2,
     text: TextColumn = "text",
     label: LabelColumn = "label",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Judge rows apart by this column too; `language` is detected where there is no such column.",
+        ),
+    ] = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Judge a published adapter on labelled rows."""
+    """Judge a published adapter on labelled rows, or by what transfer was worth."""
     from graftwork.cli.console import print_findings, print_json
+    from graftwork.cli.slices import slice_names, unknown_tokens
     from graftwork.data.clean import clean_dataset, without_unreadable
     from graftwork.data.media import check_modality
     from graftwork.data.read import read_dataset
 
-    given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
-    if skip_bad:
-        given = without_unreadable(given)
+    def read(path: Path) -> Dataset:
+        rows = read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        return without_unreadable(rows) if skip_bad else rows
+
+    if transfer is not None:
+        from graftwork.cli.transfer import tell_transfer
+
+        tell_transfer(reference, read(transfer), None if file is None else read(file), draws=draws, as_json=as_json)
+        return
+    if file is None:
+        raise SettingsInvalid("there are no rows to judge on", remedy="Name a file of labelled rows: --data FILE.")
+    given = read(file)
     rows = clean_dataset(given)
+    names = slice_names(file, rows, by=by, text=text, encoding=encoding, delimiter=delimiter) if by else []
     with services() as opened:
         version = opened.catalog.resolve(reference)
         check_modality(rows.texts, version.manifest.modality, reads=version.reference)
@@ -171,12 +207,31 @@ def evaluate(
             majority=majority_of(version),
             dataset_digest=rows.digest,
         )
+        slices: tuple[Slice, ...] = ()
+        if by:
+            from graftwork.evaluation.slices import evaluate_slices
+
+            tokenizer = opened.backbone(opened.bases.resolve(version.base)).tokenizer
+            slices = evaluate_slices(
+                answer.probabilities.astype("float64"),
+                truth,
+                version.labels,
+                names,
+                majority=majority_of(version),
+                unknown_tokens=None if tokenizer is None else unknown_tokens(tokenizer, rows.texts, names),
+            )
     if as_json:
-        print_json({"model": version.reference, "digest": version.digest, "evaluation": result})
+        sliced = {"by": by, "slices": slices} if by else {}
+        print_json({"model": version.reference, "digest": version.digest, "evaluation": result, **sliced})
     else:
         if given.digest == version.manifest.dataset.digest:
             print_findings([seen_before(version, len(given))])
         _print_evaluation(version.reference, result)
+        if by:
+            from graftwork.cli.console import print_evaluation_table
+            from graftwork.evaluation.slices import slices_table
+
+            print_evaluation_table(slices_table(slices, by=by))
 
 
 def report(reference: ReferenceArgument, as_json: Json = False) -> None:

@@ -35,6 +35,7 @@ class BaseMetadata(BaseModel):
     pooling: Pooling
     freezable_layers: tuple[str, ...] = Field((), description="names of the layers a strategy may freeze, bottom first")
     prompt: str = Field("", description="text to put before every input, such as 'query: '")
+    output: str = Field("", description="the output of an ONNX graph that is used; empty for other models")
 
     objective: str = Field("", description="pretraining objective, such as masked-language-modelling")
     pretraining_data: str = Field("", description="what it was pretrained on")

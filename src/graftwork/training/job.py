@@ -25,6 +25,7 @@ from graftwork.training.budget import check_budget, within_budget
 from graftwork.training.candidate import Candidate
 from graftwork.training.candidates import choose
 from graftwork.training.config import TrainingConfig
+from graftwork.training.graphs import for_graph
 from graftwork.training.identity import identity_of
 from graftwork.training.lineage import (
     PRIOR_PENALTIES,
@@ -107,6 +108,7 @@ def train(
     config = config or TrainingConfig()
     run = run or Run()
     prepare_process(backbone, config, resume=run.resume)
+    config = for_graph(backbone, config, progress or Silent())
     if ancestors:
         check_chained(config, ancestors[0])
         check_chain(ancestors[0], ancestors[1:])
