@@ -154,6 +154,11 @@ def test_a_graph_is_added_trained_on_and_served_beside_others(
     ask = [["predict", name, "court granted appeal", "--json"] for name in ("acme/on-graph", "acme/topics")]
     on_graph, on_model = (graft(each).json["results"][0]["labels"] for each in ask)
     assert [each["label"] for each in on_graph] == [each["label"] for each in on_model]
+    planned = graft([*line, "--dry-run", "--json"])
+    assert (planned.code, planned.error["code"]) == (2, "model-unsupported")
+    # One engine, both bases.
+    both = graft(["compare", "acme/on-graph", "acme/topics", "--data", str(rows_file), "--json"])
+    assert both.code == 0, both.err
     out = graft(["export", "acme/on-graph", "--format", "onnx", "--out", str(tmp_path / "out"), "--json"])
     assert (out.code, out.error["code"]) == (2, "model-unsupported")
     assert graft(["fsck"]).code == 0

@@ -20,7 +20,7 @@ from graftwork.errors import Problem, RequestInvalid
 
 MEDIA_TYPE = "multipart/form-data"
 FILES = "image"
-_FIELDS = ("model", "top_k")
+_FIELDS = ("model", "top_k", "task")
 
 
 async def read_upload(request: Request, limits: ServerLimits) -> schemas.ClassifyRequest:

@@ -14,6 +14,7 @@ from graftwork.backbones.attention import AttentionCall, watched_attention
 from graftwork.backbones.batch import Batch, TokenBatch
 from graftwork.backbones.efficientnet_lite import register_own
 from graftwork.backbones.media import READERS, MediaReader
+from graftwork.backbones.onnx_graph import find_graph
 from graftwork.backbones.quiet import quiet_transformers
 from graftwork.backbones.stack import LayerStack, find_stack
 from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
@@ -133,6 +134,11 @@ def read_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
+    if find_graph(folder) is not None:
+        raise ModelUnsupported(
+            "an ONNX graph has no configuration of layers, so that nothing can be planned of it",
+            remedy="Train without --dry-run: on a graph only a head is trained.",
+        )
     register_own()
     try:
         with quiet_transformers():

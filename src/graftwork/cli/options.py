@@ -21,6 +21,9 @@ TextColumn = Annotated[
     str, typer.Option("--text", metavar="COLUMN", help="Column that holds the texts, or the paths of images.")
 ]
 LabelColumn = Annotated[str, typer.Option("--label", metavar="COLUMN", help="Column that holds the labels.")]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", metavar="NAME", help="One of the tasks, of an adapter that answers several.")
+]
 Encoding = Annotated[
     str | None, typer.Option("--encoding", help="Encoding of the file, such as utf-8 or cp1252; detected by default.")
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graftwork.cli.session import services
+from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
@@ -28,6 +29,11 @@ def tell_transfer(reference: str, rows: Dataset, test: Dataset | None, *, draws:
 
     with services() as opened, DrawnProgress(quiet=as_json) as progress:
         version = opened.catalog.resolve(reference)
+        if version.manifest.tasks:
+            raise SettingsInvalid(
+                f"{version.reference} answers several tasks, and --transfer measures adapters of one",
+                remedy="Train the task alone and measure that, or train with --compare-single.",
+            )
         artifact = opened.catalog.read(version)
         from graftwork.training.measuring import measure_transfer, split_again
 

@@ -63,10 +63,15 @@ class Activations:
         self.lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
         # Feature maps are kept whole, a row each; of everything else there is a row a token.
         self._row_shape = backbone.row_shape(split) if split > 0 else None
-        counts = self.lengths if self._row_shape is None else np.ones_like(self.lengths)
+        # Rows of the same tokens, as a text has that is labelled for several tasks, are kept once.
+        place: dict[tuple[int, ...], int] = {}
+        self._place = [place.setdefault(tuple(tokens), len(place)) for tokens in ids]
+        self._unique = np.unique(np.array(self._place, dtype=np.int64), return_index=True)[1]
+        lengths = self.lengths[self._unique]
+        counts = lengths if self._row_shape is None else np.ones_like(lengths)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self.place: Literal["nowhere", "memory", "disk"] = "nowhere"
-        # The tokens of all rows one after the other, [tokens, width]; or [rows, channels, height, width].
+        # The tokens of all kept rows one after the other, [tokens, width]; or [rows, channels, height, width].
         self._kept: Tensor | None = self._room(memory, folder) if split > 0 and ids else None
         self.bytes_kept = 0 if self._kept is None else self._kept.nbytes
         if self._kept is not None:
@@ -92,8 +97,8 @@ class Activations:
                 return self._backbone.trunk(batch, self._split), batch
         batch = self._backbone.outline(chosen)
         if self._row_shape is not None:
-            return self._kept[list(rows)].to(self._backbone.device), batch
-        parts = [self._kept[self._starts[row] : self._starts[row + 1]] for row in rows]
+            return self._kept[self._places(rows)].to(self._backbone.device), batch
+        parts = [self._kept[self._starts[place] : self._starts[place + 1]] for place in self._places(rows)]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(self._backbone.device), batch
 
     def vectors(self, rows: Sequence[int], attachment: Attachment) -> Tensor:
@@ -112,6 +117,10 @@ class Activations:
         """All rows in batches of similar length, for evaluation."""
         return length_sorted_batches(self.lengths.tolist(), self._backbone.batch_tokens)
 
+    def _places(self, rows: Sequence[int]) -> list[int]:
+        """Where the rows are among those that are kept."""
+        return [self._place[row] for row in rows]
+
     def _room(self, memory: float, folder: Path | None) -> Tensor | None:
         """An empty tensor for everything, in memory or in a file; None when there is room in neither."""
         shape = (int(self._starts[-1]), *(self._row_shape or (self._backbone.width,)))
@@ -127,14 +136,14 @@ class Activations:
         return mapped
 
     def _compute(self, kept: Tensor) -> None:
-        for rows in self.batches():
-            batch = self._backbone.collate([self._ids[row] for row in rows])
+        lengths = self.lengths[self._unique].tolist()
+        for places in length_sorted_batches(lengths, self._backbone.batch_tokens):
+            batch = self._backbone.collate([self._ids[self._unique[place]] for place in places])
             with torch.no_grad():
                 hidden = self._backbone.trunk(batch, self._split)
-            for place, row in enumerate(rows):
-                count = len(self._ids[row])
-                kept[self._starts[row] : self._starts[row + 1]] = (
-                    hidden[place, :count] if self._row_shape is None else hidden[place : place + 1]
+            for row, place in enumerate(places):
+                kept[self._starts[place] : self._starts[place + 1]] = (
+                    hidden[row, : lengths[place]] if self._row_shape is None else hidden[row : row + 1]
                 )
 
 

@@ -127,7 +127,7 @@ def _train(
     run: Run,
 ) -> Trained:
     """The same with the parent's updates in place."""
-    clock = _Clock()
+    clock = Clock()
     for each in (rows, test):
         check_modality(each.texts if each else (), backbone.modality, reads="this base model")
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
@@ -270,11 +270,14 @@ def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> Data
 
 
 @dataclass
-class _Clock:
+class Clock:
+    """Seconds by stage of a run."""
+
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time the block as a stage."""
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
