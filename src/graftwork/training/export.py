@@ -112,7 +112,8 @@ def export_merged(
             backbone.model.save_pretrained(to, state_dict=weights)  # type: ignore[operator]
         (to / HEAD).write_bytes(artifact.files[HEAD])
         (to / MANIFEST).write_bytes(artifact.manifest_bytes)
-        (to / PAGE).write_text(_PAGE, "utf-8")
+        if artifact.manifest.modality == "text":
+            (to / PAGE).write_text(_PAGE, "utf-8")
     except OSError as error:
         for path in to.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
