@@ -20,12 +20,12 @@ from graftwork.cli.chain import (
     tell_way_back,
 )
 from graftwork.cli.clock import process_start
-from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, SkipBad, TextColumn, examples
 from graftwork.cli.rate import tell_rate
 from graftwork.cli.replies import are_conversations, tell_trained, train_and_publish_replies
 from graftwork.cli.session import services
 from graftwork.cli.tasks import asked_of_tasks, named_tasks, print_tasks, read_given
-from graftwork.errors import SettingsInvalid
+from graftwork.errors import ModelUnsupported, SettingsInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,6 +142,7 @@ def train(
     label: LabelColumn = "label",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
     expected_latest: Annotated[
         int | None,
         typer.Option(help="Publish only if this is the newest version (0: if there is none); else nothing is lost."),
@@ -171,6 +172,7 @@ def train(
     Rows with prompt and response, or with messages, teach a causal language model to answer instead.
     """
     from graftwork.cli.sizes import parse_size
+    from graftwork.data.clean import without_unreadable
     from graftwork.data.read import read_dataset
     from graftwork.registry.reference import Reference
     from graftwork.training import config as settings
@@ -255,7 +257,11 @@ def train(
             )
             return
         _refuse_generation(config)
-        read = partial(read_dataset, text=text, encoding=encoding, delimiter=delimiter)
+
+        def read(path: Path, *, label: str = label) -> Dataset:
+            rows = read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+            return without_unreadable(rows) if skip_bad else rows
+
         rows, test_rows, tasks, task_tests = read_given(named, file, test, label, read)
         config = config if previous is None else config.model_copy(update={"strategy": previous.strategy})
         if dry_run:
@@ -496,6 +502,11 @@ def _tell_plan(
     from graftwork.training.rows import prepare_rows
 
     found = opened.bases.resolve(base)
+    if found.metadata.modality != "text":
+        raise ModelUnsupported(
+            f"{base} is a {found.metadata.domain} model, and plans are made for models of texts",
+            remedy="Leave --dry-run out.",
+        )
     folder = opened.bases.fetch(found)
     tokenizer = load_tokenizer(folder, prompt=found.metadata.prompt)
     limit = min(config.max_length or found.metadata.max_length, found.metadata.max_length)

@@ -254,7 +254,7 @@ def _probe(
     run: Run,
 ) -> tuple[Probe, NDArray[np.floating]]:
     """Its head, changed as far as the rows speak against it, and the features `[rows, width]` with what is in place."""
-    progress.stage("reading texts through the backbone", len(prepared.rows))
+    progress.stage(f"reading {backbone.modality}s through the backbone", len(prepared.rows))
     limit = previous.manifest.max_length
     features = backbone.embed(prepared.rows.texts, max_length=limit, progress=progress.advance).numpy()
     run.stop_if_asked()

@@ -17,6 +17,7 @@ from graftwork.adaptation.chain import check_chain, inherited
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
 from graftwork.data.check import check_dataset
+from graftwork.data.media import check_modality
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
@@ -102,6 +103,7 @@ def train(
     Raises:
         DataRejected: if the check finds errors; every one is listed.
         NotBetter: if the child is worse than its parent.
+        ModalityMismatch: if the rows are of another kind than the base model reads.
         SettingsInvalid: if the settings do not fit the base model or a chain, or the run to resume is another one.
         TrainingInterrupted: if the run was asked to stop.
     """
@@ -129,6 +131,8 @@ def _train(
 ) -> Trained:
     """The same with the parent's updates in place."""
     clock = Clock()
+    for each in (rows, test):
+        check_modality(each.texts if each else (), backbone.modality, reads="this base model")
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
         progress.stage("checking rows", None)
@@ -145,7 +149,7 @@ def _train(
         progress.advance(steps)
 
     with clock.stage("features"):
-        progress.stage("reading texts through the backbone", len(prepared.rows))
+        progress.stage(f"reading {backbone.modality}s through the backbone", len(prepared.rows))
         features = backbone.embed(prepared.rows.texts, max_length=max_length, progress=advance)
     with clock.stage("probe"):
         progress.stage("fitting the probe", None)
