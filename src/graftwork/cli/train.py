@@ -171,7 +171,6 @@ def train(
 
     Rows with prompt and response, or with messages, teach a causal language model to answer instead.
     """
-    from graftwork.cli.sizes import parse_size
     from graftwork.data.clean import without_unreadable
     from graftwork.data.read import read_dataset
     from graftwork.registry.reference import Reference
@@ -210,7 +209,7 @@ def train(
     _refuse_alone(replay=replay, continued=continued, find_rate=find_rate, parent=parent)
     assert name is not None
     Reference.parse_bare(name)
-    most_bytes = None if max_bytes is None else parse_size(max_bytes)
+    most_bytes = _size(max_bytes)
     start = settings.read_settings(settings_file) if settings_file else None
     parse = partial(
         settings.TrainingConfig.parse,
@@ -346,6 +345,12 @@ def _refuse_generation(config: TrainingConfig) -> None:
             "generation.template has no effect: these rows are labelled texts, for a classifier",
             remedy="Leave it out, or give rows with prompt and response, or with messages.",
         )
+
+
+def _size(text: str | None) -> int | None:
+    from graftwork.cli.sizes import parse_size
+
+    return None if text is None else parse_size(text)
 
 
 def _refuse_both(settings_file: Path | None, like: str | None) -> None:
