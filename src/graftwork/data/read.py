@@ -55,6 +55,13 @@ def read_dataset(
             remedy="Give a path, a datasets.Dataset or a pandas DataFrame; lists go through Dataset.from_lists.",
         )
     path = Path(source)
+    return read_path(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+
+
+def read_path(
+    path: Path, *, text: str, label: str | None, encoding: str | None = None, delimiter: str | None = None
+) -> Dataset:
+    """The same for a path; without a label column every label is empty."""
     try:
         return _read_path(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
     except OSError as error:
@@ -63,7 +70,7 @@ def read_dataset(
         ) from error
 
 
-def _read_path(path: Path, *, text: str, label: str, encoding: str | None, delimiter: str | None) -> Dataset:
+def _read_path(path: Path, *, text: str, label: str | None, encoding: str | None, delimiter: str | None) -> Dataset:
     if path.is_dir():
         from graftwork.data.folder import read_folder
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.training.activations import Activations
     from graftwork.training.config import FineTuningSettings
+    from graftwork.training.domains.game import DomainGame
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Start:
         settings: of the optimizer and the batches.
         seed: decides the order of rows and dropout.
         class_weights: weight of each class in the loss, float32 `[classes]`; None for one each.
+        unfreezing: train the upper layers first, and one group of layers more each epoch.
+        game: against a classifier of domains, None without one; such a run is not stopped and ends where it ends.
     """
 
     backbone: TextBackbone
@@ -63,3 +66,5 @@ class Start:
     settings: FineTuningSettings
     seed: int
     class_weights: NDArray[np.float32] | None = None
+    unfreezing: bool = False
+    game: DomainGame | None = None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from graftwork.adaptation.strategy import Attachment
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.training.config import FineTuningSettings
+    from graftwork.training.domains.game import DomainGame
 
 
 class Diverged(Exception):
@@ -72,6 +73,7 @@ class Tuner:
         objective: what is minimised.
         accelerator: device and precision.
         note: told when memory does not suffice.
+        game: against a classifier of domains, trained beside the head.
 
     Attributes:
         parameters: everything that is trained, once each, the head's two last.
@@ -92,6 +94,7 @@ class Tuner:
         objective: Objective,
         accelerator: Accelerator,
         note: Callable[[str], None],
+        game: DomainGame | None = None,
     ) -> None:
         self._backbone = backbone
         self._attachment = attachment
@@ -104,9 +107,12 @@ class Tuner:
         with torch.no_grad():
             self._head.weight.copy_(torch.from_numpy(weight))
             self._head.bias.copy_(torch.from_numpy(bias))
-        head = list(self._head.parameters())
+        self._game = game
+        head = [*(game.parameters() if game is not None else ()), *self._head.parameters()]
         self.processes = processes()
-        self.parameters = list({id(p): p for p in [*attachment.parameters(), *head]}.values())
+        adapted = attachment.parameters()
+        self._depths = list(zip(adapted, attachment.depths(), strict=True))
+        self.parameters = list({id(p): p for p in [*adapted, *head]}.values())
         groups = parameter_groups(
             attachment, head, layers=backbone.num_layers, settings=settings, learning_rate=learning_rate
         )
@@ -142,7 +148,14 @@ class Tuner:
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.steps += 1
+        if self._game is not None:
+            self._game.step_done()
         return Step(loss, norm, rate)
+
+    def train_from(self, layer: int) -> None:
+        """Train this layer, those above it and the head from here on, and leave the layers below as they are."""
+        for parameter, depth in self._depths:
+            parameter.requires_grad_(depth >= layer)
 
     def logits(self, activations: Activations, between: Callable[[], None]) -> Tensor:
         """Logits `[rows, classes]` of every row, in order, float32, without gradients.
@@ -186,6 +199,8 @@ class Tuner:
             "micro_batch": self._micro,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
+        if self._game is not None:
+            state["game"] = self._game.state()
         return Checkpoint(tensors, state)
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -204,6 +219,8 @@ class Tuner:
         self._micro = state["micro_batch"]
         if state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
+        if self._game is not None:
+            self._game.load(state["game"])
 
     def _set_rate(self) -> float:
         factor = self._rate(self.steps)
@@ -272,13 +289,19 @@ class Tuner:
     def _accumulate(self, activations: Activations, rows: list[int], targets: Tensor) -> float:
         whole = self._objective.weight_of(targets)
         total = 0.0
+        if self._game is not None:
+            self._game.begin_step(self.steps, rows=len(rows))
         self._attachment.train(True)
         try:
             for places in micro_batches(self.processes.share(range(len(rows))), self._micro):
                 with self._accelerator.autocast():
-                    logits = self._logits(activations, [rows[place] for place in places])
+                    vectors = activations.vectors([rows[place] for place in places], self._attachment)
+                    logits = self._head(vectors)
+                    played = self._game.loss(vectors, places) if self._game is not None else None
                 loss = self._objective.total(logits, targets[places]) / whole
                 total += float(loss.detach())
+                if played is not None:
+                    loss = loss + played
                 self._accelerator.backward(loss)
             if self._sharded:
                 self._keep_company(activations, rows)
