@@ -4,7 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
+import onnxruntime
 import pytest
+from tokenizers import Tokenizer
 
 from tests.cli.running import Graft
 from tests.cli.test_train import DESCRIBED
@@ -86,6 +88,22 @@ def test_an_alias_moves_forth_and_back_and_keeps_its_history(graft: Graft, home:
     assert {change["alias"] for change in history} == {"production"}
     assert [(change["old"], change["new"]) for change in history] == [(None, 1), (1, 2), (2, 1), (1, None)]
     assert "production" in graft(["alias", "acme/topics"]).told
+
+
+def test_an_export_to_onnx_answers_as_the_server(graft: Graft, home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "onnx"
+    line = ["export", "acme/topics", "--format", "onnx", "--out", str(folder)]
+    written = graft([*line, "--json"]).json
+    assert written["format"] == "onnx"
+    assert {"model.onnx", "tokenizer.json", "classifier.json", "README.md"} <= set(written["files"])
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    row = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("quick brown fox")
+    (found,) = session.run(["probabilities"], {"input_ids": [row.ids], "attention_mask": [row.attention_mask]})
+    labels = json.loads((folder / "classifier.json").read_text("utf-8"))["labels"]
+    answered = graft(["predict", "acme/topics", "quick brown fox", "--json"]).json
+    scores = {each["label"]: each["score"] for each in answered["results"][0]["labels"]}
+    assert dict(zip(labels, found[0].tolist(), strict=True)) == pytest.approx(scores, abs=1e-3)
+    assert graft(line).code == 2  # it is there already
 
 
 def test_an_export_is_the_published_bytes(graft: Graft, home: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_export_of_a_child_says_what_it_holds(graft: Graft, home: Path, regi
     assert graft(child_of(region_rows, "acme/topics", "acme/topics~eu", "--strategy", "feature-extraction")).code == 0
     told = graft(["export", "acme/topics~eu", "--out", str(tmp_path / "delta")])
     assert "only what it adds to its parent" in told.out
-    done = graft(["export", "acme/topics~eu", "--out", str(tmp_path / "whole"), "--merged"])
+    done = graft(["export", "acme/topics~eu", "--out", str(tmp_path / "whole"), "--format", "transformers"])
     assert (done.code, "only what it adds" in done.out) == (0, False)
 
 

@@ -41,7 +41,7 @@ def merged_weights(backbone: TextBackbone, artifact: Artifact, ancestors: Sequen
     if delta:
         raise SettingsInvalid(
             f"{artifact.manifest.strategy} changes no weights of the base, so there is nothing to merge",
-            remedy="Export it without --merged.",
+            remedy="Export it with --format onnx, or in its own files.",
         )
     return own
 

@@ -26,7 +26,7 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
         pooled = hidden[:, 0].float()
     elif pooling.mode == "last":
         last = attention_mask.sum(dim=1) - 1
-        pooled = hidden[torch.arange(len(hidden), device=hidden.device), last].float()
+        pooled = hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
     else:
         weights = attention_mask.unsqueeze(-1).float()
         # Not a product with the mask: padding may hold anything, and infinity times nought is not a number.

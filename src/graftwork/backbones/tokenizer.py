@@ -92,6 +92,20 @@ class Tokenizer:
         encodings = self._encode_batch(texts, offsets=True)
         return [self._measured(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
+    def save(self, path: Path, *, max_length: int) -> None:
+        """Write it as a tokenizer.json that cuts texts and pads batches by itself; the prompt is not part of it.
+
+        Args:
+            path: the file.
+            max_length: tokens kept of each text, special tokens included.
+        """
+        import tokenizers
+
+        own = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        own.enable_truncation(max_length)
+        own.enable_padding(pad_id=self.pad_id, pad_token=self._backend.id_to_token(self.pad_id) or "[PAD]")
+        own.save(str(path))
+
     def _encode_batch(self, texts: Sequence[str], *, offsets: bool) -> list[tokenizers.Encoding]:
         prompted = [self.prompt + text for text in texts] if self.prompt else list(texts)
         encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast

@@ -1,9 +1,8 @@
-"""`graft list`, `show`, `lineage`, `alias`, `export`, `rm`: published adapters."""
+"""`graft list`, `show`, `lineage`, `alias`, `rm`: published adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,6 @@ from graftwork.cli.options import Json, ReferenceArgument, examples
 from graftwork.cli.session import services
 
 if TYPE_CHECKING:
-    from graftwork.registry.artifact import Artifact
     from graftwork.registry.versions import AdapterVersion
     from graftwork.wiring import Services
 
@@ -30,12 +28,6 @@ def register(app: typer.Typer) -> None:
             "graft alias acme/news production --remove",
         )
     )(alias)
-    app.command(
-        epilog=examples(
-            "graft export acme/news:production --out ./acme-news",
-            "graft export acme/news --out ./acme-news-model --merged",
-        )
-    )(export)
     app.command("rm", epilog=examples("graft rm acme/news@1", "graft rm acme/news@1 --json"))(remove)
 
 
@@ -222,65 +214,6 @@ def alias(
         print_json({"alias": f"{parsed.bare}:{word}", "stands_on": version.reference, "digest": version.digest})
     else:
         say((f"{parsed.bare}:{word}", "bold"), f" now means {version.reference} ({version.digest[:12]}).")
-
-
-def export(
-    reference: ReferenceArgument,
-    to: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="New or empty folder to write to.")],
-    merged: Annotated[
-        bool,
-        typer.Option("--merged", help="Write a whole model: the base with the delta in its weights, and the head."),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Write an adapter's files to a folder; a LoRA adapter is plain PEFT and loads there."""
-    from graftwork.cli.console import file_size, print_json, say
-    from graftwork.errors import Conflict
-
-    with services() as opened:
-        version = opened.catalog.resolve(reference)
-        artifact = opened.catalog.read(version)
-        if to.exists() and (not to.is_dir() or any(to.iterdir())):
-            raise Conflict(f"{to} is there already", remedy="Give a new or empty folder.")
-        names = _write_merged(opened, version, artifact, to) if merged else _write_files(artifact, to)
-    if as_json:
-        print_json({"reference": version.reference, "digest": version.digest, "files": names, "folder": str(to)})
-        return
-    size = sum((to / name).stat().st_size for name in names)
-    say(f"Wrote {', '.join(names)} of {version.reference} ({file_size(size)}) to {to}.")
-    if version.parent and not merged:
-        say("It is only what it adds to its parent: --merged writes the whole chain as one model.")
-
-
-def _write_merged(opened: Services, version: AdapterVersion, artifact: Artifact, to: Path) -> list[str]:
-    from graftwork.registry.chain import read_ancestors
-    from graftwork.registry.durable import storage_error
-    from graftwork.training.export import export_merged
-
-    base = opened.bases.resolve(version.base)
-    ancestors = read_ancestors(opened.catalog.read, artifact)
-    backbone = opened.backbone(base)
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(f"{to} cannot be written", error) from error
-    return export_merged(backbone, artifact, opened.bases.fetch(base), to, ancestors)
-
-
-def _write_files(artifact: Artifact, to: Path) -> list[str]:
-    from graftwork.registry.artifact import MANIFEST
-    from graftwork.registry.durable import storage_error
-
-    files = {**artifact.files, MANIFEST: artifact.manifest_bytes}
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (to / name).write_bytes(content)
-    except OSError as error:
-        for name in files if to.is_dir() else ():
-            (to / name).unlink(missing_ok=True)
-        raise storage_error(f"{to} cannot be written", error) from error
-    return sorted(files)
 
 
 def remove(

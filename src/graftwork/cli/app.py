@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from graftwork import __version__
-from graftwork.cli import adapters, base, compare, data, demo, judge, plan, serve, store, train
+from graftwork.cli import adapters, base, compare, data, demo, export, judge, plan, serve, store, train
 from graftwork.cli.options import examples
 
 app = typer.Typer(
@@ -49,5 +49,6 @@ plan.register(app)
 judge.register(app)
 compare.register(app)
 adapters.register(app)
+export.register(app)
 store.register(app)
 serve.register(app)

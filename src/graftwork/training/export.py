@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graftwork.adaptation.merge import merged_weights
 from graftwork.backbones.quiet import quiet_transformers
@@ -15,7 +15,61 @@ from graftwork.registry.durable import storage_error
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
 
+PAGE = "CLASSIFY.md"
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
+_PAGE = """\
+# A text classifier for transformers
+
+The base model with the delta in its weights, its tokenizer, the head (`head.safetensors`) and what else has to be known
+(`manifest.json`: labels, pooling, temperature, what goes before a text). It is stored in float32, and answers as
+a server that computes in float32 does.
+
+    pip install torch transformers safetensors
+
+```python
+import json
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+with open("manifest.json", encoding="utf-8") as file:
+    manifest = json.load(file)
+model = AutoModel.from_pretrained(".", dtype=torch.float32)
+if model.config.is_encoder_decoder:
+    model = model.get_encoder()
+tokenizer = AutoTokenizer.from_pretrained(".", padding_side="right")
+tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+head = {name: tensor.double() for name, tensor in load_file("head.safetensors").items()}
+
+
+def pool(hidden, mask):
+    mode = manifest["pooling"]["mode"]
+    if mode == "cls":
+        vectors = hidden[:, 0]
+    elif mode == "last":
+        vectors = hidden[torch.arange(len(hidden)), mask.sum(dim=1) - 1]
+    else:
+        vectors = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(vectors) if manifest["pooling"]["normalize"] else vectors
+
+
+def classify(texts):
+    prompted = [manifest["prompt"] + text for text in texts]
+    rows = tokenizer(prompted, padding=True, truncation=True, max_length=manifest["max_length"], return_tensors="pt")
+    given = {name: rows[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        vectors = pool(model(**given).last_hidden_state, rows["attention_mask"]).double()
+    if "hidden.weight" in head:
+        vectors = torch.relu(vectors @ head["hidden.weight"].T + head["hidden.bias"])
+    logits = (vectors @ head["head.weight"].T + head["head.bias"]) / manifest["temperature"]
+    return [(manifest["labels"][row.argmax()], row.numpy()) for row in logits.softmax(dim=1)]
+
+
+for label, probabilities in classify(["a first text", "and a second one"]):
+    print(label, probabilities.round(3))
+```
+"""
 
 
 def export_merged(
@@ -23,11 +77,11 @@ def export_merged(
 ) -> list[str]:
     """Write the base with the delta merged into its weights, its tokenizer, the head and the manifest.
 
-    `AutoModel.from_pretrained` gives the hidden states that the adapter has; the head is not part of the model and
-    stands beside it, for pooling as the manifest says.
+    `AutoModel.from_pretrained` gives the hidden states that the adapter has. The head stands beside it with a page that
+    says how it is used: transformers' own classes for sequence classification pool otherwise, and put layers between.
 
     Args:
-        backbone: the base.
+        backbone: the base; the labels are noted in its configuration.
         artifact: an adapter of it.
         base: the base's files.
         to: a folder that exists and is empty; it is emptied again when something fails.
@@ -47,10 +101,14 @@ def export_merged(
                 target = to / file.relative_to(base)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
+        config: Any = backbone.model.config
+        config.id2label = dict(enumerate(artifact.manifest.labels))
+        config.label2id = {label: index for index, label in enumerate(artifact.manifest.labels)}
         with quiet_transformers():
             backbone.model.save_pretrained(to, state_dict=weights)  # type: ignore[operator]
         (to / HEAD).write_bytes(artifact.files[HEAD])
         (to / MANIFEST).write_bytes(artifact.manifest_bytes)
+        (to / PAGE).write_text(_PAGE, "utf-8")
     except OSError as error:
         for path in to.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
