@@ -256,7 +256,7 @@ class _Loop:
             self._stage.save(tuner.steps, self._checkpoint)
 
     def _kept(self) -> Judged:
-        """The evaluation whose state is kept: the best; in a game, which labelled rows cannot judge, the last sound one."""
+        """The evaluation whose state is kept: the best; in a game, which labelled rows cannot judge, the last."""
         if self._game is None:
             return self._history.best
         return next(one for one in reversed(self._history.judged) if math.isfinite(one.loss))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import probabilities
 from graftwork.adaptation.lora import Lora
 from graftwork.data.unlabelled import usable_rows
 from graftwork.errors import DataRejected, Problem, SettingsInvalid
+from graftwork.registry.manifest import AdaptationRecord
 from graftwork.training.candidates import choose
-from graftwork.training.domains.choice import Considered, chosen_by_scores
+from graftwork.training.domains.choice import Choice, chosen_by_scores
 from graftwork.training.domains.game import DomainGame
 from graftwork.training.domains.pretraining import check_maskable, pretrained
 from graftwork.training.domains.pseudo import self_trained
-from graftwork.training.domains.scores import effective_rows, importance_weights
+from graftwork.training.domains.scores import importance_weights
 from graftwork.training.domains.shift import domain_scores, shift_report
 from graftwork.training.domains.target import Target
 from graftwork.training.domains.unfreezing import unfrozen_gradually
@@ -26,6 +25,9 @@ from graftwork.training.processes import processes
 from graftwork.training.tuned import tuned_candidate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
     from numpy.typing import NDArray
 
     from graftwork.data.dataset import Dataset
@@ -47,113 +49,155 @@ TITLES: dict[Method, str] = {
     "self-training": "self-training",
     "continued-pretraining": "continued pretraining",
 }
+_BELOW_THE_HEAD = ("gradual-unfreezing", "adversarial", "continued-pretraining")
 
 
-@dataclass(frozen=True)
-class Adapted:
-    """What came of it.
+class Domain:
+    """The unlabelled rows of a run, and what became of them.
+
+    Args:
+        rows: the usable rows.
+        digest: of the rows as they were read.
+        findings: what was found about them.
 
     Attributes:
-        candidate: what is published.
-        method: how it was adapted.
-        shift: what lay between the domains before.
-        considered: every method that was tried, with its scores.
+        warnings: the findings that are kept in the manifest.
+        record: how it was adapted; None before.
     """
 
-    candidate: Candidate
-    method: Method
-    shift: ShiftReport
-    considered: tuple[Considered, ...]
+    def __init__(self, rows: Dataset, digest: str, findings: Sequence[Finding]) -> None:
+        self._rows = rows
+        self._digest = digest
+        self.warnings = tuple(one for one in findings if one.severity == "warning")
+        self.record: AdaptationRecord | None = None
+
+    @classmethod
+    def of(cls, adapt_to: Dataset, rows: Dataset, prepared: PreparedRows, progress: Progress) -> Domain:
+        """Take the usable rows and tell what was found about the others.
+
+        Args:
+            adapt_to: unlabelled rows as they were read.
+            rows: labelled rows as they were read.
+            prepared: what is made of these.
+            progress: told of findings.
+
+        Raises:
+            DataRejected: if there are too few, they are of another script, or no labelled row is left to validate on.
+        """
+        if not len(prepared.validation):
+            raise DataRejected(
+                f"{rows.source}: no validation row is left, so no adaptation could be judged",
+                remedy="Label more rows.",
+            )
+        given = None if prepared.test_held_out else prepared.test
+        usable, findings = usable_rows(adapt_to, rows, given)
+        for one in findings:
+            progress.note(f"{one.severity}: {one.message}. {one.remedy}")
+        if prepared.test_held_out and len(prepared.test):
+            progress.note("what is judged on are rows of the labelled domain; --test judges on the target")
+        return cls(usable, adapt_to.digest, findings)
+
+    def adapt(self, task: Task, *, progress: Progress, run: Run) -> Candidate:
+        """Tell the shift, adapt as asked for, and with `auto` take the method that the scores favour.
+
+        Args:
+            task: the labelled rows.
+            progress: told of stages and steps.
+            run: where checkpoints and measurements go.
+
+        Raises:
+            SettingsInvalid: if the method does not fit the base.
+            TrainingInterrupted: if the run was asked to stop.
+        """
+        progress.stage("reading unlabelled texts", len(self._rows))
+        texts = self._rows.texts
+        features = task.backbone.embed(texts, max_length=task.max_length, progress=progress.advance).numpy()
+        target = Target(self._rows, features)
+        progress.stage("comparing the domains", None)
+        shift = _shift(task, target)
+        for sentence in shift.told:
+            progress.note(sentence)
+        tried = _tried(task, target, progress=progress, run=run)
+        choice = _choice(task, target, tried)
+        candidate, told = tried[choice.method]
+        sentences = [candidate.decision, f"{TITLES[choice.method]}{f' ({told})' if told else ''}"]
+        if task.config.adaptation == "auto":
+            sentences.append(choice.told)
+        self.record = AdaptationRecord(
+            digest=self._digest,
+            rows=len(self._rows),
+            asked=str(task.config.adaptation),
+            method=choice.method,
+            shift=shift.model_dump(mode="json"),
+            considered=tuple(one.model_dump(mode="json") for one in choice.all),
+        )
+        return replace(candidate, decision=". ".join(filter(None, sentences)))
 
 
-def check_adaptation(config: TrainingConfig) -> None:
-    """Refuse settings that contradict each other before anything is read or computed.
+def with_adaptation(config: TrainingConfig, *, given: bool, on_top: bool) -> TrainingConfig:
+    """The settings with an adaptation exactly when there are rows to adapt to.
+
+    Args:
+        config: the settings.
+        given: whether there are unlabelled rows.
+        on_top: whether it is trained on top of another adapter.
 
     Raises:
         SettingsInvalid: with every contradiction.
     """
-    method, strategy, problems = config.adaptation, config.strategy, []
-    below = ("gradual-unfreezing", "adversarial", "continued-pretraining")
-    if method in below and strategy == FeatureExtraction.name:
+    if not given:
+        if config.adaptation is None:
+            return config
+        raise SettingsInvalid(
+            f"adaptation is {config.adaptation}, and there are no rows to adapt to",
+            remedy="Give unlabelled rows of the target domain (--adapt-to FILE), or set adaptation=null.",
+        )
+    method, strategy, problems = config.adaptation or "auto", config.strategy, []
+    if method in _BELOW_THE_HEAD and strategy == FeatureExtraction.name:
         problems.append(Problem("adaptation", f"{method} trains layers, and feature-extraction trains none of them"))
     if method == "continued-pretraining" and strategy not in ("auto", Lora.name):
-        problems.append(Problem("adaptation", f"continued-pretraining is done by a LoRA, and the strategy is {strategy}"))
+        problems.append(Problem("adaptation", f"{method} is done by a LoRA, and the strategy is {strategy}"))
     if processes().count > 1:
-        problems.append(Problem("adaptation", "runs in one process alone, and this run has several"))
+        problems.append(Problem("--adapt-to", "runs in one process alone, and this run has several"))
+    if on_top:
+        problems.append(Problem("--adapt-to", "adapts the base itself so far, and this run has a parent"))
     if problems:
         raise SettingsInvalid(
             "this adaptation cannot be done with these settings",
             problems=problems,
             remedy="Take --strategy lora, or --adaptation self-training, which goes with every strategy.",
         )
+    return config.model_copy(update={"adaptation": method})
 
 
-def prepare_target(adapt_to: Dataset, rows: Dataset, prepared: PreparedRows) -> tuple[Dataset, list[Finding]]:
-    """The usable unlabelled rows, and what was found about them.
-
-    Raises:
-        DataRejected: if there are too few, or they are of another script; or no labelled row is left to validate on.
-    """
-    if not len(prepared.validation):
-        raise DataRejected(
-            f"{rows.source}: no validation row is left, so no adaptation could be judged",
-            remedy="Label more rows.",
-        )
-    return usable_rows(adapt_to, rows, prepared.test)
-
-
-def adapt(task: Task, rows: Dataset, *, progress: Progress, run: Run) -> Adapted:
-    """Tell the shift, adapt as asked for, and with `auto` take the method that the scores favour.
-
-    Args:
-        task: the labelled rows.
-        rows: usable unlabelled rows.
-        progress: told of stages and steps.
-        run: where checkpoints and measurements go.
-
-    Raises:
-        SettingsInvalid: if the method does not fit the base.
-        TrainingInterrupted: if the run was asked to stop.
-    """
-    config = task.config
-    progress.stage("reading unlabelled texts", len(rows))
-    features = task.backbone.embed(rows.texts, max_length=task.max_length, progress=progress.advance).numpy()
-    target = Target(rows, features)
-    progress.stage("comparing the domains", None)
-    shift = shift_of(task, target)
-    for sentence in shift.told:
-        progress.note(sentence)
-    wanted = config.adaptation
+def _tried(task: Task, target: Target, *, progress: Progress, run: Run) -> dict[Method, tuple[Candidate, str]]:
+    """The candidate of every method that is wanted, and what is to be said of it."""
+    wanted = task.config.adaptation
     source_only = None
     if wanted in ("auto", "none", "self-training"):
         source_only = choose(task, progress=progress, run=run)
     tried: dict[Method, tuple[Candidate, str]] = {}
-    if source_only is not None and wanted != "self-training":
-        tried["none"] = (source_only, "")
     for method in _methods(task, source_only):
-        if method != "none":
-            progress.note(f"adapting by {TITLES[method]}")
-            tried[method] = _adapted_by(method, task, target, source_only, progress=progress, run=run)
-    weights = _weights(task, target)
-    considered = chosen_by_scores(
-        {method: target.answers(task, candidate) for method, (candidate, _) in tried.items()},
-        {
-            method: probabilities(candidate.validation_logits, candidate.temperature)
-            for method, (candidate, _) in tried.items()
-        },
-        task.prepared.labels[task.prepared.validation],
-        weights,
-    )
-    taken = considered.method
-    candidate, told = tried[taken]
-    sentences = [candidate.decision, f"{TITLES[taken]}{f' ({told})' if told else ''}"]
-    if wanted == "auto":
-        sentences.append(considered.told)
-    decision = ". ".join(filter(None, sentences))
-    return Adapted(replace(candidate, decision=decision), taken, shift, considered.all)
+        if method == "none":
+            assert source_only is not None
+            tried[method] = (source_only, "")
+            continue
+        progress.note(f"adapting by {TITLES[method]}")
+        tried[method] = _adapted_by(method, task, target, source_only, progress=progress, run=run)
+    return tried
 
 
-def shift_of(task: Task, target: Target) -> ShiftReport:
+def _choice(task: Task, target: Target, tried: dict[Method, tuple[Candidate, str]]) -> Choice:
+    held_out = {
+        method: probabilities(candidate.validation_logits, candidate.temperature)
+        for method, (candidate, _) in tried.items()
+    }
+    answers = {method: target.answers(task, candidate) for method, (candidate, _) in tried.items()}
+    validation = task.prepared.validation
+    return chosen_by_scores(answers, held_out, task.prepared.labels[validation], _weights(task, target))
+
+
+def _shift(task: Task, target: Target) -> ShiftReport:
     """What lies between the labelled rows of a task and the target."""
     prepared = task.prepared
     return shift_report(
@@ -203,7 +247,7 @@ def _adapted_by(
     strategy = task.config.strategy if source_only is None else source_only.strategy
     strategy = Lora.name if strategy == "auto" else strategy
     told: list[str] = []
-    changes = {
+    changes: dict[Method, Callable[[Start, float], Start]] = {
         "gradual-unfreezing": lambda start, _: unfrozen_gradually(start),
         "adversarial": partial(_against, task=task, target=target, run=run, told=told),
         "continued-pretraining": partial(
@@ -238,6 +282,3 @@ def _against(start: Start, _rate: float, *, task: Task, target: Target, run: Run
     )
     told.append(f"reversal up to {domains.reversal:g}")
     return replace(start, game=game)
-
-
-__all__ = ["Adapted", "adapt", "check_adaptation", "effective_rows", "prepare_target", "shift_of"]

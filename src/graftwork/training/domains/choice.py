@@ -63,10 +63,10 @@ def chosen_by_scores(
 ) -> Choice:
     """Take the candidate nearest to the mean of all that can be trusted.
 
-    Who is worse than no adaptation on labelled rows, weighted as the target has them, beyond a paired bootstrap interval,
-    is not taken. Of the others that one is taken whose answers on the target agree most with the mean of their
-    probabilities: errors that candidates do not share cancel out in the mean (Hu et al., NeurIPS 2024). Of equals the
-    first is taken, and no adaptation comes first. Deterministic.
+    Who is worse than no adaptation on labelled rows, weighted as the target has them, beyond a paired bootstrap
+    interval, is not taken. Of the others that one is taken whose answers on the target agree most with the mean of
+    their probabilities: errors that candidates do not share cancel out in the mean (Hu et al., NeurIPS 2024). Of equals
+    the first is taken, and no adaptation comes first. Deterministic.
 
     Args:
         answers: of each candidate, calibrated probabilities on the target `[target rows, classes]`.

@@ -167,8 +167,8 @@ class DomainGame:
                 Finding(
                     code="adversarial-collapsed",
                     severity="warning",
-                    message=f"the adversarial game collapsed: the domain classifier was still right on {accuracy:.0%} of "
-                    f"the rows in the last {last} steps, so the features of the domains were not made alike",
+                    message=f"the adversarial game collapsed: the domain classifier was still right on {accuracy:.0%} "
+                    f"of the rows in the last {last} steps, so the features of the domains were not made alike",
                     count=last,
                     remedy="Train for more epochs, raise domains.reversal, or take another --adaptation.",
                 )

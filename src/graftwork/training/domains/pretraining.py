@@ -288,5 +288,3 @@ def _embeddings(backbone: TextBackbone) -> Tensor | None:
     find = getattr(backbone.model, "get_input_embeddings", None)
     weight = getattr(find() if find is not None else None, "weight", None)
     return weight if isinstance(weight, Tensor) and weight.ndim == 2 else None
-
-

@@ -16,13 +16,13 @@ from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import probabilities
 from graftwork.evaluation.compare import paired_difference
 from graftwork.evaluation.temperature import fit_temperature
-from graftwork.training.candidates import Candidate
 from graftwork.training.domains.scores import information
 from graftwork.training.heads import mlp_candidate, probe_candidate
 from graftwork.training.probe import fit_head
 from graftwork.training.tuned import tuned_candidate
 
 if TYPE_CHECKING:
+    from graftwork.training.candidate import Candidate
     from graftwork.training.domains.target import Target
     from graftwork.training.progress import Progress
     from graftwork.training.rows import PreparedRows

@@ -16,7 +16,8 @@ class Scores(BaseModel):
     """One candidate's scores.
 
     Attributes:
-        weighted_loss: log loss on held-out labelled rows, weighted as the target has them (Sugiyama et al., JMLR 8, 2007).
+        weighted_loss: log loss on held-out labelled rows, weighted as the target has them (Sugiyama et al., JMLR 8,
+            2007).
         weighted_accuracy: accuracy with the same weights.
         source_accuracy: accuracy on held-out labelled rows.
         neighbourhood_density: mean entropy of the similarities of target answers (Saito et al., arXiv 2108.10860).

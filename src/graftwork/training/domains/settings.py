@@ -16,7 +16,7 @@ class DomainSettings(BaseModel):
     Attributes:
         confidence: calibrated probability from which self-training believes an answer.
         rounds: rounds of self-training at most.
-        reversal: how strongly adversarial training turns the domain classifier's gradient around at the end of its ramp.
+        reversal: factor on the domain classifier's reversed gradient at the end of adversarial training's ramp.
         hidden: units of the domain classifier's hidden layer.
         pretraining_epochs: passes over all texts while masked tokens are learned to be guessed.
         mask_share: share of the tokens that are masked.

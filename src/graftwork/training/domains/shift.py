@@ -211,4 +211,6 @@ def _of_labels(here: dict[str, float], there: dict[str, float] | None) -> str:
     if not moved:
         return "the classes seem about as frequent in the target as among the labelled rows"
     shown = ", ".join(f"{name!r} {here[name]:.0%} -> {there[name]:.0%}" for name in moved[:5])
-    return f"the classes seem to be of other frequency in the target ({shown}); right only if each class looks alike there"
+    return (
+        f"the classes seem to be of other frequency in the target ({shown}); right only if each class looks alike there"
+    )

@@ -127,7 +127,9 @@ class Vocabulary:
     divergence: float
 
 
-def vocabulary_shift(source: Sequence[Sequence[int]], target: Sequence[Sequence[int]], unknown: int | None) -> Vocabulary:
+def vocabulary_shift(
+    source: Sequence[Sequence[int]], target: Sequence[Sequence[int]], unknown: int | None
+) -> Vocabulary:
     """Compare the frequencies of token ids, special tokens left out."""
     ours, theirs = (np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) for rows in (source, target))
     size = int(max(ours.max(initial=0), theirs.max(initial=0))) + 1
