@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graftwork.cli.adapting import read_target, refuse_adaptation
 from graftwork.cli.chain import (
     base_of,
     newest_to_replace,
@@ -47,6 +48,7 @@ def register(app: typer.Typer) -> None:
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
+            "graft train films.csv --base minilm --name acme/mood --adapt-to tweets.csv --test judged-tweets.csv",
         )
     )(train)
 
@@ -96,6 +98,18 @@ def train(
     replay: Annotated[
         Path | None,
         typer.Option("--replay", metavar="OLD", help="With --continue: old rows, to learn and to check on again."),
+    ] = None,
+    adapt_to: Annotated[
+        Path | None,
+        typer.Option("--adapt-to", metavar="UNLABELLED", help="Rows without labels of the domain it shall answer in."),
+    ] = None,
+    adaptation: Annotated[
+        str | None,
+        typer.Option(
+            "--adaptation",
+            help="With --adapt-to: auto, none, gradual-unfreezing, adversarial, self-training or "
+            "continued-pretraining; auto tries them and chooses without labels.",
+        ),
     ] = None,
     max_bytes: Annotated[
         str | None,
@@ -158,11 +172,18 @@ def train(
             "--find-rate looks for the rate on the base itself, not on a parent",
             remedy="Leave --parent out, or train with --set fine_tuning.learning_rate=auto.",
         )
+    refuse_adaptation(adapt_to, adaptation, continued=continued is not None, find_rate=find_rate, dry_run=dry_run)
     assert name is not None
     Reference.parse_bare(name)
     most_bytes = None if max_bytes is None else parse_size(max_bytes)
     start = settings.read_settings(settings_file) if settings_file else None
-    parse = partial(settings.TrainingConfig.parse, strategy=strategy, seed=seed, assignments=assignments or [])
+    parse = partial(
+        settings.TrainingConfig.parse,
+        strategy=strategy,
+        seed=seed,
+        adaptation=adaptation,
+        assignments=assignments or [],
+    )
     config = parse(start=start) if like is None else settings.TrainingConfig()
     with services() as opened:
         previous = None if continued is None else opened.catalog.resolve(continued)
@@ -198,6 +219,7 @@ def train(
             ancestors=chain if previous is None else chain[1:],
             continued=None if previous is None else chain[0],
             replay=None if replay is None else read(replay),
+            adapt_to=read_target(adapt_to, text=text, encoding=encoding, delimiter=delimiter),
             max_bytes=most_bytes,
             expected_latest=expected_latest,
             resume=resume,
@@ -240,6 +262,7 @@ def train_and_publish(
     ancestors: Sequence[Artifact] = (),
     continued: Artifact | None = None,
     replay: Dataset | None = None,
+    adapt_to: Dataset | None = None,
     max_bytes: int | None = None,
     expected_latest: int | None = None,
     resume: bool = False,
@@ -262,6 +285,7 @@ def train_and_publish(
         ancestors: the adapter to train on top of, its parent and so on.
         continued: the adapter to go on with, instead of training anew.
         replay: old rows to learn and to check on again when one is continued.
+        adapt_to: rows without labels of the domain to adapt to.
         max_bytes: what the adapter may take where it is stored.
         expected_latest: publish only if this is the newest version.
         resume: go on with the unfinished run of this name.
@@ -316,6 +340,7 @@ def train_and_publish(
                 test=test,
                 config=config,
                 ancestors=ancestors,
+                adapt_to=adapt_to,
                 max_bytes=max_bytes,
                 progress=progress,
                 run=run,

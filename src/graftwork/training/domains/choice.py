@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,8 +76,7 @@ def chosen_by_scores(
     """
     refused = {method: _worse_than_none(method, held_out, labels, weights) for method in answers}
     trusted = [method for method in answers if not refused[method]]
-    together = np.mean([answers[method] for method in trusted], axis=0).argmax(axis=1)
-    agreement = {method: float((answers[method].argmax(axis=1) == together).mean()) for method in answers}
+    agreement = _agreement(answers, trusted)
     considered = tuple(
         Considered(
             method=method,
@@ -93,12 +92,23 @@ def chosen_by_scores(
         )
         for method in answers
     )
-    taken = max(trusted, key=lambda method: agreement[method])
+    taken = nearest_to_all({method: answers[method] for method in trusted})
     told = f"chosen without labels of the target among {len(trusted)} of {len(answers)} candidates: "
     told += ", ".join(f"{method} agrees on {agreement[method]:.1%}" for method in trusted)
     told += f" of the target rows with the mean of all; {len(labels)} validation rows count as "
     told += f"{effective_rows(weights):.0f} when they are weighted as the target has them"
     return Choice(taken, told, considered)
+
+
+def nearest_to_all(answers: Mapping[Method, Array]) -> Method:
+    """The candidate whose answers `[target rows, classes]` agree most with the mean of all; of equals the first."""
+    agreement = _agreement(answers, list(answers))
+    return max(answers, key=lambda method: agreement[method])
+
+
+def _agreement(answers: Mapping[Method, Array], trusted: Sequence[Method]) -> dict[Method, float]:
+    together = np.mean([answers[method] for method in trusted], axis=0).argmax(axis=1)
+    return {method: float((answers[method].argmax(axis=1) == together).mean()) for method in answers}
 
 
 def _worse_than_none(

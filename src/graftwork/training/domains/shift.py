@@ -10,12 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
+from graftwork.data.check import check_dataset
+from graftwork.data.clean import clean_dataset
+from graftwork.data.similar import near_duplicate_groups
+from graftwork.data.unlabelled import usable_rows
+from graftwork.training.domains.settings import DomainSettings
 from graftwork.training.domains.statistics import Auc, auc, label_shares, mmd, vocabulary_shift
 from graftwork.training.folds import stratified_folds
-from graftwork.training.probe import fit_head
+from graftwork.training.probe import fit_head, fit_probe
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
+    from graftwork.data.dataset import Dataset
+    from graftwork.data.findings import Finding
     from graftwork.training.probe import Probe
 
 _FOLDS = 5
@@ -102,6 +110,57 @@ def domain_scores(source: NDArray[np.floating], target: NDArray[np.floating], *,
         logits = both[~inside] @ weight.T + bias
         scores[~inside] = logits[:, 1] - logits[:, 0]
     return scores
+
+
+def compare_rows(
+    backbone: TextBackbone, rows: Dataset, target: Dataset, *, max_length: int | None = None, seed: int = 0
+) -> tuple[ShiftReport, list[Finding]]:
+    """Compare labelled rows with unlabelled ones as they were read.
+
+    Args:
+        backbone: whose features and tokens are compared.
+        rows: labelled rows.
+        target: unlabelled rows.
+        max_length: tokens kept of a text; the base's limit by default.
+        seed: of folds and permutations.
+
+    Returns:
+        The report, and what was found about the unlabelled rows.
+
+    Raises:
+        DataRejected: if nothing sound can be trained on the labelled rows, or there are too few of the others.
+    """
+    limit = min(max_length or backbone.max_length, backbone.max_length)
+    check_dataset(rows, tokenizer=backbone.tokenizer, max_length=limit).raise_for_errors()
+    usable = clean_dataset(rows)
+    others, findings = usable_rows(target, rows)
+    place = {name: index for index, name in enumerate(usable.label_names)}
+    labels = np.array([place[name] for name in usable.labels], dtype=np.int64)
+    features, theirs = (backbone.embed(each.texts, max_length=limit).numpy() for each in (usable, others))
+    settings = FeatureExtractionSettings()
+    probe = fit_probe(
+        features,
+        labels,
+        near_duplicate_groups(usable.texts),
+        classes=len(place),
+        penalties=settings.penalties,
+        folds=settings.folds,
+        seed=seed,
+    )
+    report = shift_report(
+        backbone,
+        source_texts=usable.texts,
+        source_features=features,
+        labels=labels,
+        label_names=usable.label_names,
+        probe=probe,
+        target_texts=others.texts,
+        target_features=theirs,
+        max_length=limit,
+        permutations=DomainSettings().permutations,
+        seed=seed,
+    )
+    return report, findings
 
 
 def shift_report(
