@@ -30,7 +30,9 @@ def random_batch(backbone: TextBackbone, rows: int, tokens: int) -> TokenBatch:
     """Token ids without padding, drawn from the whole vocabulary."""
     vocabulary = backbone.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     generator = torch.Generator().manual_seed(0)
-    return backbone.collate(torch.randint(5, vocabulary, (rows, tokens), generator=generator).tolist())
+    batch = backbone.collate(torch.randint(5, vocabulary, (rows, tokens), generator=generator).tolist())
+    assert isinstance(batch, TokenBatch)
+    return batch
 
 
 def forwards(setting: Setting, backbone: TextBackbone, batch: TokenBatch) -> tuple[dict[str, peers.Call], list[str]]:

@@ -20,7 +20,7 @@ from benchmarks.serving.texts import Texts
 _MEGABYTE = 2**20
 _CLIENTS = 4
 _LONG_RUN = 9  # times `setting.seconds`
-_EVICTING = ("--slots", "256", "--slot-mb", "100", "--host-mb", "100", "--cache-mb", "50")
+_EVICTING = ("--slots", "256", "--slot-mb", "100", "--host-mb", "100", "--cache-mb", "4")
 
 
 def run(setting: Setting) -> Iterator[Table]:
@@ -95,8 +95,10 @@ def _long_run(setting: Setting, home: Path, texts: Texts) -> Table:
     samples: list[float] = []
     asked = 0
     with graft_serve(home, setting, *_EVICTING, compiled=False) as running:
-        # The first pass fills every bound: the first half begins after it.
+        # Every bound is reached before the first half begins: slots and host memory by one pass, the cache by texts.
         _ask(running, [f"{name}/lora" for name in names], texts.unique(len(names), setting.text_tokens))
+        while not running.metric("cache_evictions_total"):
+            _ask(running, [f"{draw.choice(names)}/head" for _ in range(64)], texts.unique(64, setting.text_tokens))
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             models = [f"{draw.choice(names)}/{draw.choice(('lora', 'head'))}" for _ in range(64)]

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 import httpx
 
-from graftwork.errors import GraftworkError, NotFound, Problem, RequestError, ServiceUnavailable, SettingsInvalid
+from graftwork.errors import (
+    GraftworkError,
+    NotFound,
+    Problem,
+    RequestError,
+    RequestInvalid,
+    ServiceUnavailable,
+    SettingsInvalid,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,19 +37,38 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The answer for one text: labels by falling score."""
+    """The answer for one text: labels by falling score.
+
+    Attributes:
+        scores: the labels; none when the adapter answered several tasks.
+        tasks: the same by task, when it answered several.
+    """
 
     scores: tuple[LabelScore, ...]
+    tasks: Mapping[str, Classification] = field(default_factory=dict, hash=False)
 
     @property
     def label(self) -> str:
-        """The most probable label."""
-        return self.scores[0].label
+        """The most probable label.
+
+        Raises:
+            RequestInvalid: the adapter answered several tasks; `tasks` holds the answer of each.
+        """
+        return self._best.label
 
     @property
     def score(self) -> float:
-        """Its probability."""
-        return self.scores[0].score
+        """Its probability. Raises as `label`."""
+        return self._best.score
+
+    @property
+    def _best(self) -> LabelScore:
+        if self.tasks:
+            raise RequestInvalid(
+                "the answer is one of several tasks, so there is no one label",
+                remedy=f"Take answer.tasks[name].label; its tasks are {', '.join(self.tasks)}.",
+            )
+        return self.scores[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,19 +178,23 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def classify(self, model: str, inputs: str | Sequence[str], top_k: int | None = None) -> Classifications:
+    def classify(
+        self, model: str, inputs: str | Sequence[str], top_k: int | None = None, *, task: str | None = None
+    ) -> Classifications:
         """Classify texts.
 
         Args:
             model: `tenant/name`, `tenant/name@version` or `tenant/name:alias`.
             inputs: a text or several.
             top_k: answer the best k labels only.
+            task: one of the tasks of an adapter that answers several; all of them by default.
 
         Raises:
             GraftworkError: the class of `graftwork.errors` whose code the server sent.
             ServiceUnavailable: the server cannot be reached.
         """
         body = {"model": model, "inputs": _texts(inputs), **({} if top_k is None else {"top_k": top_k})}
+        body |= {} if task is None else {"task": task}
         return _classifications(self._ask("POST", "/v1/classify", body))
 
     def classify_each(
@@ -250,12 +281,15 @@ class Client:
 
 def _classifications(answer: dict[str, Any]) -> Classifications:
     return Classifications(
-        results=tuple(
-            Classification(tuple(LabelScore(**score) for score in result["labels"])) for result in answer["results"]
-        ),
+        results=tuple(_classification(result) for result in answer["results"]),
         **{name: answer[name] for name in ("model", "digest", "base", "tokens", "latency_ms")},
         fallback_for=answer.get("fallback_for"),
     )
+
+
+def _classification(result: dict[str, Any]) -> Classification:
+    tasks = {name: _classification({"labels": labels}) for name, labels in result.get("tasks", {}).items()}
+    return Classification(tuple(LabelScore(**score) for score in result.get("labels", ())), tasks)
 
 
 def _texts(inputs: str | Sequence[str]) -> list[str]:

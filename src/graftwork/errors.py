@@ -10,6 +10,7 @@
     │   │   ├── ColumnsMissing          no such columns
     │   │   ├── DataRejected            read, but nothing sound can be trained on it
     │   │   └── NotBetter               trained, but worse than what answers already
+    │   ├── ModalityMismatch            a text for a model that reads images, and the like
     │   ├── ModelError                  the base model
     │   │   ├── ModelUnreadable         not a model folder, unsafe or damaged weights
     │   │   ├── ModelUnsupported        a sound model of a kind that cannot be used so
@@ -153,6 +154,13 @@ class NotBetter(DataError):
     """What was trained is worse than what answers already, so it was not published."""
 
     code = "not-better"
+
+
+class ModalityMismatch(UserError):
+    """What was given is of another kind than the base model reads: a text for a model of images, and the like."""
+
+    code = "modality-mismatch"
+    status = 422
 
 
 class ModelError(UserError):

@@ -60,7 +60,7 @@ class Services(AbstractContextManager["Services"]):
 
         Raises:
             BlobDamaged: if its stored bytes are not what they were.
-            ModelError: if it cannot be loaded as a text model.
+            ModelError: if it cannot be loaded.
         """
         from graftwork.backbones.load import load_backbone
 
@@ -98,6 +98,7 @@ class Services(AbstractContextManager["Services"]):
         )
 
     def _compiled_forward(self) -> ForwardFactory:
+        from graftwork.backbones.onnx_network import is_graph
         from graftwork.serving.compiled.forward import CompiledForward, Compiler
         from graftwork.serving.forward import eager_forward
 
@@ -105,7 +106,7 @@ class Services(AbstractContextManager["Services"]):
         self._compilers.append(compiler)
 
         def make(backbone: TextBackbone, places: Mapping[str, Place], meter: Meter) -> Forward:
-            if backbone.device.type != "cpu":
+            if backbone.device.type != "cpu" or backbone.modality != "text" or is_graph(backbone):
                 return eager_forward(backbone, places, meter)
             return CompiledForward(backbone, places, self._folders[backbone.fingerprint], compiler, meter)
 

@@ -65,7 +65,7 @@ def test_a_stored_delta_gives_the_same_features_again_and_in_plain_peft(
     adapted = PeftModel.from_pretrained(plain, tmp_path).eval()
     batch = backbone.collate(backbone.encode(CORPUS))
     with torch.no_grad():
-        hidden = adapted(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        hidden = adapted(input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask).last_hidden_state
         pooled = backbone.pool(hidden, batch.attention_mask)
     torch.testing.assert_close(pooled, wanted, atol=2e-6, rtol=2e-5)
 
@@ -204,7 +204,9 @@ def test_variants_are_published_as_plain_lora_that_peft_runs_the_same(
     adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(saved(architecture), dtype=torch.float32), tmp_path)
     batch = backbone.collate(backbone.encode(CORPUS))
     with torch.no_grad():
-        hidden = adapted.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        hidden = adapted.eval()(
+            input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask
+        ).last_hidden_state
     torch.testing.assert_close(backbone.pool(hidden, batch.attention_mask), wanted, atol=2e-5, rtol=2e-4)
     with Lora().restore(backbone, delta.files):
         torch.testing.assert_close(features(backbone), wanted, atol=2e-5, rtol=2e-4)

@@ -96,7 +96,9 @@ def test_a_prefix_that_peft_made_and_saved_is_restored(
 def peft_features(model: Any, backbone: TextBackbone) -> torch.Tensor:
     batch = backbone.collate(backbone.encode(CORPUS))
     with torch.no_grad():
-        hidden = model.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        hidden = model.eval()(
+            input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask
+        ).last_hidden_state
     return backbone.pool(hidden, batch.attention_mask)
 
 

@@ -288,7 +288,7 @@ def test_training_is_that_of_plain_pytorch_on_the_whole_model(strategy: str, bac
     reference = torch.optim.AdamW(tuned.values(), lr=1e-2, weight_decay=0.01)
     for _ in range(3):
         model: Any = plain.model
-        hidden = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        hidden = model(input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask).last_hidden_state
         mask = batch.attention_mask[..., None].float()
         vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
         reference.zero_grad()

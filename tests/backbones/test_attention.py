@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graftwork.backbones.attention import LayerPrefix, keys_and_values, prefixed
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Batch, TextBackbone, TokenBatch
 from graftwork.errors import ModelUnsupported
 from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import ARCHITECTURES, CORPUS, LAYERS, WIDTH, save_model
@@ -65,7 +65,7 @@ def plain_attention(prefixes: Mapping[int, LayerPrefix]) -> Callable[..., tuple[
 
 
 def by_hand(
-    backbone: TextBackbone, prefixes: Mapping[int, LayerPrefix], batch: TokenBatch, patch: pytest.MonkeyPatch
+    backbone: TextBackbone, prefixes: Mapping[int, LayerPrefix], batch: Batch, patch: pytest.MonkeyPatch
 ) -> torch.Tensor:
     """The last hidden state by a copy of the model whose attention is the one above."""
     model: Any = copy.deepcopy(backbone.model)
@@ -76,7 +76,7 @@ def by_hand(
     source = sys.modules[type(backbone.attention.modules[0]).__module__]
     patch.setattr(source, "eager_attention_forward", plain_attention(prefixes))
     with torch.no_grad():
-        hidden = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        hidden = model(input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask).last_hidden_state
     assert isinstance(hidden, torch.Tensor)
     return hidden
 
@@ -153,18 +153,20 @@ def test_the_keys_and_values_of_a_text_as_its_prefix_double_its_weight(backbone_
         with prefixed(backbone, doubled):
             torch.testing.assert_close(backbone.forward(batch), before, atol=1e-5, rtol=1e-5)
     assert len(seen) == LAYERS
-    assert {tuple(part.shape) for pair in seen for part in pair} == {(1, 4, len(batch.input_ids[0]), WIDTH // 4)}
+    assert {tuple(part.shape) for pair in seen for part in pair} == {
+        (1, 4, len(batch.arguments["input_ids"][0]), WIDTH // 4)
+    }
 
 
 def test_a_mask_that_is_added_to_the_scores_is_extended_as_one_of_truth_values_is(backbone_of: Backbones) -> None:
     backbone = backbone_of("bert")
     batch = backbone.collate(backbone.encode(CORPUS))
-    rows, tokens = batch.input_ids.shape
+    rows, tokens = batch.arguments["input_ids"].shape
     real = batch.attention_mask.bool()
     added = torch.zeros(rows, 4, tokens, tokens).masked_fill(~real[:, None, None], -torch.inf)
     with torch.no_grad(), prefixed(backbone, random_prefixes(backbone, LENGTHS)):
         wanted = backbone.forward(batch)
-        found = backbone.forward(TokenBatch(batch.input_ids, added))
+        found = backbone.forward(TokenBatch(batch.arguments["input_ids"], added))
     torch.testing.assert_close(found[real], wanted[real], atol=1e-5, rtol=1e-5)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Batch, TextBackbone
 from graftwork.backbones.stack import find_stack
 from graftwork.backbones.targets import linear_targets
 from graftwork.errors import ModelUnsupported
@@ -20,7 +20,7 @@ Load = Callable[..., TextBackbone]
 TEXTS = ("the fox", "a refund was requested for the broken parcel, is it not?", "dog", "prices rose by 3.5 percent")
 
 
-def padded(backbone: TextBackbone) -> TokenBatch:
+def padded(backbone: TextBackbone) -> Batch:
     batch = backbone.collate(backbone.encode(TEXTS))
     assert batch.attention_mask.min() == 0
     return batch
@@ -31,7 +31,9 @@ def test_trunk_then_tail_is_the_models_own_forward(backbone_of: Load, architectu
     backbone = backbone_of(architecture)
     batch = padded(backbone)
     with torch.no_grad():
-        whole = backbone.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        whole = backbone.model(
+            input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask
+        ).last_hidden_state
         for split in range(backbone.num_layers + 1):
             assert torch.equal(backbone.tail(backbone.trunk(batch, split), batch, split), whole), split
         assert torch.equal(backbone.forward(batch), whole)
@@ -43,7 +45,7 @@ def test_the_trunk_is_what_the_layer_receives(backbone_of: Load, architecture: s
     batch = padded(backbone)
     with torch.no_grad():
         states = backbone.model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, output_hidden_states=True
+            input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask, output_hidden_states=True
         ).hidden_states
         for split in range(backbone.num_layers + 1):
             assert torch.equal(backbone.trunk(batch, split), states[split]), split

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.backbones.onnx_files import save_graph
 from tests.cli.running import Graft
 
 KEYS = {"reference", "names", "fingerprint", "tokenizer", "size_bytes", "adapters", "created_at", "metadata"}
@@ -135,3 +136,29 @@ def test_metadata_mistakes_are_all_told(graft: Graft, tiny_folder: Path, tmp_pat
     missing = graft([*line, "--metadata", str(tmp_path / "none.yaml")])
     assert (missing.code, missing.error["code"]) == (2, "settings-invalid")
     assert graft(["base", "list", "--json"]).json == []
+
+
+def test_a_graph_is_added_trained_on_and_served_beside_others(
+    graft: Graft, home: Path, rows_file: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "graph"
+    folder.mkdir()
+    added = graft(["base", "add", str(save_graph(tiny_folder, folder) / "model.onnx"), "--name", "graph", "--json"])
+    assert added.code == 0, added.err
+    assert added.json["base"]["metadata"]["model_type"] == "onnx"
+    line = ["train", str(rows_file), "--base", "graph", "--name", "acme/on-graph"]
+    refused = graft([*line, "--strategy", "lora", "--json"])
+    assert (refused.code, refused.error["code"]) == (2, "settings-invalid")
+    done = graft(line)
+    assert done.code == 0, done.err
+    ask = [["predict", name, "court granted appeal", "--json"] for name in ("acme/on-graph", "acme/topics")]
+    on_graph, on_model = (graft(each).json["results"][0]["labels"] for each in ask)
+    assert [each["label"] for each in on_graph] == [each["label"] for each in on_model]
+    planned = graft([*line, "--dry-run", "--json"])
+    assert (planned.code, planned.error["code"]) == (2, "model-unsupported")
+    # One engine, both bases.
+    both = graft(["compare", "acme/on-graph", "acme/topics", "--data", str(rows_file), "--json"])
+    assert both.code == 0, both.err
+    out = graft(["export", "acme/on-graph", "--format", "onnx", "--out", str(tmp_path / "out"), "--json"])
+    assert (out.code, out.error["code"]) == (2, "model-unsupported")
+    assert graft(["fsck"]).code == 0

@@ -73,6 +73,33 @@ def test_evaluate_judges_on_a_file(graft: Graft, home: Path, rows_file: Path) ->
     assert "Confusion matrix" in told
 
 
+def test_evaluate_by_a_column_judges_its_values_apart(
+    graft: Graft, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "fresh.csv"
+    rows = [(ANIMAL, "animal", "en"), (LEGAL, "legal", "en"), ("lazy dog over", "legal", "ja")]
+    rows += [("日本語の本", "animal", "ja"), ("fox jumps dog", "animal", "")]
+    file.write_text("\n".join(["text,label,lang", *map(",".join, rows)]), "utf-8")
+    line = ["evaluate", "acme/topics", "--data", str(file), "--by", "lang"]
+    judged = graft([*line, "--json"]).json
+    assert judged["by"] == "lang"
+    slices = {each["name"]: each for each in judged["slices"]}
+    assert list(slices) == ["en", "ja", "(none)"]
+    assert [each["rows"] for each in judged["slices"]] == [2, 2, 1]
+    right = sum(each["rows"] * each["accuracy"]["value"] for each in judged["slices"])
+    assert right == pytest.approx(5 * judged["evaluation"]["accuracy"]["value"])
+    assert (slices["en"]["accuracy"]["value"], slices["en"]["unknown_tokens"]) == (1.0, 0.0)
+    assert slices["ja"]["unknown_tokens"] == 5 / 8  # one token a character, none of which the model has
+    assert "ja 2" in graft(line).told
+    detected = graft([*line[:-1], "language", "--json"]).json["slices"]
+    assert {each["name"] for each in detected} == {"en", "not sure (Latin)", "not sure (Japanese)"}
+    missing = graft([*line[:-1], "region", "--json"])
+    assert (missing.code, missing.error["code"]) == (2, "columns-missing")
+    monkeypatch.setattr("graftwork.data.languages.detect_languages", lambda _texts: None)
+    without = graft([*line[:-1], "language", "--json"])
+    assert (without.code, without.error["code"]) == (2, "dependency-missing")
+
+
 def test_evaluate_on_other_rows_warns_of_nothing(graft: Graft, home: Path, rows_file: Path, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh.csv"
     fresh.write_text("".join(rows_file.read_text().splitlines(keepends=True)[:31]))

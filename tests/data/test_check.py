@@ -238,6 +238,20 @@ def test_an_emoji_that_the_tokenizer_does_not_know():
     assert report.unknown_share == pytest.approx(10 / (320 + 81 + 3))
 
 
+def test_a_script_that_the_tokenizer_was_not_made_for():
+    class English(WordTokenizer):
+        def measure(self, texts):
+            words = [text.split() for text in texts]
+            unknown = [tuple(word for word in each if not word.isascii()) for each in words]
+            return [TokenCounts(len(w) + 2, len(w), len(u), u, "") for w, u in zip(words, unknown, strict=True)]
+
+    rows = [(f"{number} 犬 と 猫", "x") for number in range(3)] + [("so 🙂", "y"), ("ah 🙂 🙂", "y")]
+    found = only(check_dataset(with_rows(*rows), tokenizer=English()), "unknown-script")
+    assert (found.severity, found.count, found.rows) == ("warning", 3, (41, 42, 43))
+    assert "3 rows are in Japanese script; 75% of their tokens are unknown" in found.message
+    assert "multilingual" in found.remedy
+
+
 def test_characters_that_the_tokenizer_drops():
     report = check_dataset(with_rows(("one\u200dtwo three", "x")), tokenizer=WordTokenizer())
     found = only(report, "dropped-characters")

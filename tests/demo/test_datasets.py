@@ -110,6 +110,27 @@ def test_captions_are_the_first_line_of_a_picture_and_its_folder(tmp_path):
     assert all_rows(tmp_path / "made") == [("A cat.", "animals"), ("An apple.", "food")]
 
 
+def test_translations_of_a_caption_are_on_the_same_side_of_the_split(tmp_path):
+    stamps = "usr/share/tuxpaint/stamps"
+    made = {
+        f"{stamps}/{topic}/{number}.txt": f"{topic} {number}.\nde.utf8={topic}, {number}.de\nxx.utf8=no\n".encode()
+        for topic, count in (("animals", 20), ("food", 25), ("rare", 3))
+        for number in range(count)
+    }
+    made[f"{stamps}/food/0.txt"] = b"food 0.\nja.utf8=\xe9\xa3\x9f\n"
+    DATASETS["captions-by-language"].build(put(tmp_path / "files", made), tmp_path / "made")
+    sides = {
+        language: {split: {text for text, _ in read(tmp_path / "made" / language / f"{split}.csv")} for split in splits}
+        for language, splits in (("en", ("train", "test")), ("de", ("train", "test")))
+    }
+    assert sum(map(len, sides["en"].values())) == 45
+    for split, texts in sides["en"].items():
+        assert {text.replace(" ", ", ").replace(".", ".de") for text in texts} - {"food, 0.de"} == sides["de"][split]
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"en", "de", "ja"}
+    labels = dict(all_rows(tmp_path / "made" / "en"))
+    assert (labels["food 1."], labels["animals 1."]) == ("food", "animals")
+
+
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
 
 
@@ -152,5 +173,5 @@ def test_fetching_says_what_it_does_and_does_it_once(index, tmp_path, monkeypatc
 def test_an_unknown_name_lists_what_there_is(tmp_path):
     with pytest.raises(NotFound) as caught:
         fetch_dataset("mnist", tmp_path)
-    there = "bbc, sentiment, drugs, spam, captions"
+    there = "bbc, sentiment, drugs, spam, captions, captions-by-language"
     assert str(caught.value) == f"no demonstration data set named 'mnist'\nThere are: {there}."

@@ -49,7 +49,9 @@ class Compiled:
 
     def batch(self, lengths: Sequence[int], seed: int = 0) -> TokenBatch:
         generator = torch.Generator().manual_seed(seed)
-        return self.backbone.collate([torch.randint(30, (n,), generator=generator).tolist() for n in lengths])
+        batch = self.backbone.collate([torch.randint(30, (n,), generator=generator).tolist() for n in lengths])
+        assert isinstance(batch, TokenBatch)
+        return batch
 
     def ran_compiled(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
         """What `run` gives, which must not have been computed by PyTorch's modules."""

@@ -229,7 +229,7 @@ def test_each_text_is_tokenised_once_for_all(
     seen: list[str] = []
     encode = bert.encode
 
-    def watched(_: TextBackbone, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+    def watched(_: TextBackbone, texts: Sequence[str], limit: int | None = None) -> Sequence[Sequence[int]]:
         seen.extend(texts)
         return encode(texts, limit)
 

@@ -141,9 +141,9 @@ def test_a_delta_that_is_loaded_while_another_is_in_place_is_of_the_base(bert: T
         bare = bert.forward(batch)
     model: Any = tuned(bert, "full", 2).model
     with torch.no_grad():
-        wanted = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        wanted = model(input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask).last_hidden_state
         base: Any = unhooked(bert)
-        untouched = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        untouched = base(input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask).last_hidden_state
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(bare, untouched, rtol=0, atol=0)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
@@ -11,8 +13,18 @@ from sklearn.metrics import roc_auc_score
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.data.dataset import Dataset
 from graftwork.data.unlabelled import read_unlabelled, unlabelled, usable_rows
+from graftwork.errors import DataRejected, SettingsInvalid, TrainingInterrupted
 from graftwork.training.config import TrainingConfig
+from graftwork.training.domains.choice import chosen_by_scores
+from graftwork.training.domains.game import reverse_gradient
+from graftwork.training.domains.pretraining import masked
+from graftwork.training.domains.statistics import auc, label_shares, mmd, vocabulary_shift
+from graftwork.training.domains.unfreezing import lowest_trained
+from graftwork.training.interruption import Interruption
 from graftwork.training.job import train
+from graftwork.training.metrics import Metrics
+from graftwork.training.progress import Silent
+from graftwork.training.runs import Run
 from tests.cli.samples import draw_rows
 
 Backbones = Callable[..., TextBackbone]

@@ -69,7 +69,7 @@ def test_the_model_alone_gives_the_adapters_vectors(
     assert AutoTokenizer.from_pretrained(tmp_path)(TEXTS)["input_ids"] == backbone.encode(TEXTS)
     batch = backbone.collate(backbone.encode(TEXTS))
     with torch.no_grad():
-        hidden = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        hidden = model(input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask).last_hidden_state
     wanted = adapted_features(backbone, artifact, TEXTS)
     torch.testing.assert_close(backbone.pool(hidden, batch.attention_mask), wanted, atol=1e-5, rtol=1e-4)
     bare = backbone.embed(TEXTS)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import TextBackbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def parameter_places(backbone: TextBackbone) -> dict[str, ParameterPlace]:
 def first_layers(backbone: TextBackbone, places: Mapping[str, ParameterPlace]) -> dict[str, int]:
     """The layer in which each parameter first acts; those that the hidden states do not need are left out.
 
-    Autograd tells it, for any architecture: a few tokens are run, and what the input of layer k depends on acts below
+    Autograd tells it, for any architecture: a sample is run, and what the input of layer k depends on acts below
     it. So an embedding is at -1, a norm above the last layer belongs to that layer, and a table that all layers read
     (DeBERTa's relative positions) to the first that does.
 
@@ -65,11 +65,9 @@ def first_layers(backbone: TextBackbone, places: Mapping[str, ParameterPlace]) -
     """
     found: dict[str, int] = {}
     with _asking_for_gradients(backbone.model):
-        ids = torch.zeros((2, 3), dtype=torch.int64, device=backbone.device)
-        batch = TokenBatch(ids, torch.ones_like(ids))
         names = {id(place.parameter): name for name, place in places.items()}
         seen: set[Node | None] = {None}
-        for split, hidden in enumerate(backbone.states(batch)):
+        for split, hidden in enumerate(backbone.states(backbone.sample)):
             for leaf in _new_leaves(hidden, seen):
                 if leaf in names:
                     found.setdefault(names[leaf], split - 1)

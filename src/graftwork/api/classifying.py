@@ -18,10 +18,13 @@ from graftwork.api.ranking import ranked, transformed
 from graftwork.api.wanted import Wanted
 from graftwork.errors import GraftworkError, Problem
 from graftwork.registry.reference import Reference
+from graftwork.registry.tasks import one_task_of, task_of
 
 if TYPE_CHECKING:
     from graftwork.registry.versions import AdapterVersion
     from graftwork.serving.request import Classified
+
+_SAY_WHICH = "Write it behind the path: /predict/tenant/name?task=NAME; /v1/classify answers all of them."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ def classes_body(version: AdapterVersion, answer: Classified, wanted: Wanted, st
 async def predict(serving: Serving, call: Call, wanted: Wanted) -> Answer:
     """The answer of `/predict`: lists of labels alone, and in headers who gave them."""
     version, answer = await _one(serving, call, wanted)
+    task = one_task_of(answer.tasks, wanted.task, version.reference, _SAY_WHICH)
+    answer = answer if task is None else answer.part(task)
     rows = ranked(answer.labels, transformed(answer, wanted.function), wanted.top_k)
     headers = [(b"x-graftwork-model", version.reference.encode()), (b"x-graftwork-digest", answer.digest.encode())]
     if _falls_back(version.tenant, version.name, wanted.models[0]):
@@ -122,11 +127,25 @@ def _all_failed(errors: list[GraftworkError], request_id: str) -> GraftworkError
 
 
 def _classes(version: AdapterVersion, answer: Classified, wanted: Wanted, asked: str) -> str:
-    """The members of an answer that tell who gave it, and the labels of each text."""
+    """The members of an answer that tell who gave it, and the labels of each text, of each task if it has several."""
+    opening = _opening(version.tenant, version.name, version.version, answer.digest, version.base_reference, asked)
+    task = task_of(answer.tasks, wanted.task, version.reference)
+    if answer.tasks and task is None:
+        return f'{opening},"results":[{_tasks(answer, wanted.top_k)}],"tokens":{answer.tokens}'
+    if task is not None:
+        answer, opening = answer.part(task), f'{opening},"task":"{task.name}"'
     rows = ranked(answer.labels, transformed(answer, None), wanted.top_k)
     results = '},{"labels":'.join(rows)
-    opening = _opening(version.tenant, version.name, version.version, answer.digest, version.base_reference, asked)
     return f'{opening},"results":[{{"labels":{results}}}],"tokens":{answer.tokens}'
+
+
+def _tasks(answer: Classified, top_k: int | None) -> str:
+    """The results of the texts, in each the labels by task. Names of tasks need no escapes."""
+    columns = [
+        [f'"{task.name}":{row}' for row in ranked(task.labels, transformed(answer.part(task), None), top_k)]
+        for task in answer.tasks
+    ]
+    return ",".join(f'{{"tasks":{{{",".join(each)}}}}}' for each in zip(*columns, strict=True))
 
 
 def _latency_ms(started: float) -> str:

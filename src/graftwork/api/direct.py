@@ -120,7 +120,7 @@ def _route(scope: Scope) -> _Route | None:
     path: str = scope["path"]
     if path == CLASSIFY:
         return _CLASSIFY
-    if path.startswith("/predict/"):
+    if path.startswith("/predict/") and not scope["query_string"]:
         reference = path[len("/predict/") :]
         if reference.count("/") == 1 and reference[0] != "/" and reference[-1] != "/":
             return _Route(PREDICT, reference, predict)

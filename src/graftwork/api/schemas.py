@@ -108,6 +108,7 @@ class ClassifyRequest(BaseModel):
     model: ModelName = Field(description="reference: tenant/name, tenant/name@version or tenant/name:alias")
     inputs: Texts = Field(description="a text or a list of texts")
     top_k: TopK = None
+    task: ModelName | None = Field(None, description="one task of an adapter that answers several; all by default")
 
 
 class ClassifyEachRequest(BaseModel):
@@ -147,6 +148,16 @@ class Classification(BaseModel):
     labels: list[LabelScore]
 
 
+class TasksClassification(BaseModel):
+    """The answer for one text by an adapter of several tasks: of each task its labels by falling score."""
+
+    tasks: dict[str, list[LabelScore]]
+
+
+Results = list[Classification] | list[TasksClassification]
+Task = Annotated[str | None, Field(description="the one of several tasks that was asked for")]
+
+
 class ClassifyAnswer(BaseModel):
     """One result a text, in their order, and what gave them."""
 
@@ -161,7 +172,8 @@ class ClassifyAnswer(BaseModel):
     fallback_for: str | None = Field(
         None, description="the reference asked for, when it has no adapter yet and the nearest above it answered"
     )
-    results: list[Classification]
+    task: Task = None
+    results: Results
     tokens: int = Field(description="tokens that were read, special tokens included")
     latency_ms: float = Field(description="from the arrival of the request to its answer")
 
@@ -213,7 +225,8 @@ class AnswerOfModel(BaseModel):
     fallback_for: str | None = Field(
         None, description="the reference asked for, when it has no adapter yet and the nearest above it answered"
     )
-    results: list[Classification]
+    task: Task = None
+    results: Results
     tokens: int
 
 

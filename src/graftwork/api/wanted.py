@@ -17,6 +17,7 @@ class Wanted(NamedTuple):
         texts: the texts.
         top_k: best labels of each that are answered; all if None.
         function: what turns logits into scores; softmax if None.
+        task: the one that is asked for, of an adapter that answers several; all if None.
     """
 
     models: tuple[str, ...]
@@ -24,3 +25,4 @@ class Wanted(NamedTuple):
     texts: Sequence[str]
     top_k: int | None = None
     function: Function | None = None
+    task: str | None = None

@@ -15,7 +15,7 @@ from graftwork.api.limits import ServerLimits
 from graftwork.api.ranking import Function
 from graftwork.api.wanted import Wanted
 
-_CLASSIFY = frozenset({"model", "models", "inputs", "top_k"})
+_CLASSIFY = frozenset({"model", "models", "inputs", "top_k", "task"})
 _FUNCTIONS: tuple[Function, ...] = ("softmax", "sigmoid", "none")
 _LONGEST_NAME = 256
 _JSON = (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8")
@@ -49,13 +49,13 @@ def classify_body(raw: bytes, limits: ServerLimits) -> Wanted | None:
     top_k = body.get("top_k")
     if texts is None or not _is_count(top_k) or not isinstance(names, list) or ("model" in body and several):
         return None
-    if not all(_is_name(name) for name in names):
+    if not all(_is_name(name) for name in names) or ("task" in body and (several or not _is_name(body["task"]))):
         return None
     if several and (
         not 0 < len(names) <= limits.models or len(set(names)) < len(names) or len(names) * len(texts) > limits.inputs
     ):
         return None
-    return Wanted(tuple(names), several, texts, top_k)
+    return Wanted(tuple(names), several, texts, top_k, task=body.get("task"))
 
 
 def predict_body(raw: bytes, limits: ServerLimits, reference: str) -> Wanted | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from graftwork.errors import ModelUnsupported, Problem
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone, TokenBatch
+    from graftwork.backbones.backbone import Batch, TextBackbone
 
 Attend = Callable[..., tuple[Tensor, None]]
 
@@ -152,7 +152,7 @@ def find_attention(model: nn.Module, layers: Sequence[nn.Module], calls: Sequenc
     )
 
 
-def keys_and_values(backbone: TextBackbone, batch: TokenBatch) -> list[tuple[Tensor, Tensor]]:
+def keys_and_values(backbone: TextBackbone, batch: Batch) -> list[tuple[Tensor, Tensor]]:
     """What each layer attends to in a batch: its keys and its values, each `[rows, heads, tokens, head width]`.
 
     Raises:

@@ -1,43 +1,35 @@
-"""A pretrained text model, frozen in memory, that turns texts into vectors and can be split at any layer."""
+"""A pretrained model, frozen in memory, that turns inputs into vectors and can be split at any layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graftwork.backbones.attention import AttentionStack, find_attention
+from graftwork.backbones.batch import Batch, Reader, TokenBatch
 from graftwork.backbones.device import dtype_name
 from graftwork.backbones.network import Network
 from graftwork.backbones.pooling import pool
 from graftwork.backbones.tokenizer import Tokenizer
+from graftwork.data.media import Modality, check_modality
+from graftwork.errors import ModalityMismatch
 from graftwork.registry.manifest import BaseBits, DTypeName, Pooling
+
+__all__ = ["Backbone", "Batch", "TextBackbone", "TokenBatch", "length_sorted_batches"]
 
 # Measured (docs/decisions/0022-batches.md): on a CPU larger batches leave its caches and cost up to three times more.
 _CPU_BATCH_TOKENS = 1024
 _ACCELERATOR_BATCH_TOKENS = 8192
 
 
-@dataclass(frozen=True)
-class TokenBatch:
-    """Tokenised texts, padded on the right to the longest.
-
-    Attributes:
-        input_ids: int64 `[rows, tokens]`.
-        attention_mask: int64 `[rows, tokens]`, 1 for a token and 0 for padding.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-
-
-class TextBackbone:
+class Backbone:
     """A base model, loaded and frozen.
+
+    Inputs are texts, or what stands in their place (see `data.media`): what it reads is its reader's matter, and
+    everything else is the same for all.
 
     `encode` and `collate` may be called from any thread. Everything that runs the model (`forward`, `trunk`, `tail`,
     `embed`) is for one thread at a time: a split works by standing in for layers of the one model in memory.
@@ -47,19 +39,20 @@ class TextBackbone:
 
     Attributes:
         fingerprint: the base model's identity.
-        tokenizer: its tokenizer.
-        tokenizer_digest: SHA-256 of the tokenizer.
-        pooling: how token vectors become one vector a text.
+        reader: makes inputs ready for it: its tokenizer, or the preprocessing of media.
+        tokenizer_digest: SHA-256 of the tokenizer or the preprocessing.
+        pooling: how token vectors become one vector an input.
         dtype: dtype of the parameters.
         bits: how the weights of linear layers are kept, when it is in fewer bits; what is computed has `dtype`.
         device: where they are.
         width: size of the vectors.
         num_layers: number of layers; splits go from 0 to this.
-        max_length: tokens a text may have, special tokens included.
+        max_length: tokens a text may have, special tokens included; of media the places of the last hidden state.
         batch_tokens: padded tokens in a batch that the device computes fastest, gradients aside.
         model: the network, without a head; no parameter asks for a gradient.
         layers: its layers, bottom first.
         layer_names: their dotted names in `model`.
+        sample: a batch of two rows that mean nothing, for finding out how the model works.
 
     Example:
         >>> batch = backbone.collate(backbone.encode(["it works", "it broke"]))      # doctest: +SKIP
@@ -71,7 +64,7 @@ class TextBackbone:
     def __init__(
         self,
         network: Network,
-        tokenizer: Tokenizer,
+        reader: Reader,
         *,
         fingerprint: str,
         tokenizer_digest: str,
@@ -86,7 +79,8 @@ class TextBackbone:
         self.layers = network.stack.layers
         self.layer_names = network.stack.names
         self.num_layers = len(network.stack)
-        self.tokenizer = tokenizer
+        self.reader = reader
+        self.sample = network.sample
         self.fingerprint = fingerprint
         self.tokenizer_digest = tokenizer_digest
         self.pooling = pooling
@@ -113,36 +107,77 @@ class TextBackbone:
         return find_attention(self.model, self.layers, self._attention_calls)
 
     @property
+    def modality(self) -> Modality:
+        """What it reads."""
+        return self.reader.modality
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Its tokenizer; None when it does not read texts."""
+        return self.reader if isinstance(self.reader, Tokenizer) else None
+
+    def texts_only(self, what: str) -> Tokenizer:
+        """Its tokenizer, for what can be done with models of texts alone.
+
+        Args:
+            what: the thing that can be done, as the message calls it.
+
+        Raises:
+            ModalityMismatch: if it does not read texts.
+        """
+        if self.tokenizer is None:
+            raise ModalityMismatch(
+                f"{what} is for models of texts; this one reads {self.modality}s",
+                remedy="Choose a base of domain nlp: `graft base list` shows the domains.",
+            )
+        return self.tokenizer
+
+    @property
     def prompt(self) -> str:
         """Text that is put before every input."""
-        return self.tokenizer.prompt
+        return self.reader.prompt
 
-    def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
-        """Token ids of each text, the prompt put before it, cut to `max_length` (the model's own by default).
+    def encode(self, texts: Sequence[str], max_length: int | None = None) -> Sequence[Sequence[int]]:
+        """Each input made ready: of a text its token ids, the prompt put before it, cut to `max_length`.
 
-        A `max_length` above the model's is lowered to it: the model has no positions beyond.
+        The model's own limit is the default, and a `max_length` above it is lowered to it: the model has no positions
+        beyond.
+
+        Raises:
+            ModalityMismatch: if an input is of another kind than the model reads.
+            DataRejected: if one cannot be read.
         """
+        if self.modality != "text" or {*map(type, texts)} != {str}:
+            check_modality(texts, self.modality, reads="this base model")
         limit = self.max_length if max_length is None else min(max_length, self.max_length)
-        return self.tokenizer.encode(texts, limit)
+        return self.reader.encode(texts, limit)
 
-    def collate(self, ids: Sequence[Sequence[int]]) -> TokenBatch:
-        """Pad rows of token ids on the right to the longest and put them on the backbone's device."""
-        # In numpy and all rows at once: a tensor for each row would cost twenty times more.
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        real = np.arange(lengths.max(initial=0)) < lengths[:, np.newaxis]
-        input_ids = np.full(real.shape, self.tokenizer.pad_id, np.int64)
-        input_ids[real] = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
-        attention_mask = real.astype(np.int64)
-        return TokenBatch(torch.from_numpy(input_ids).to(self.device), torch.from_numpy(attention_mask).to(self.device))
+    def collate(self, rows: Sequence[Sequence[int]]) -> Batch:
+        """A batch of encoded rows on the backbone's device; texts are padded on the right to the longest."""
+        return self.reader.collate(rows, self.device)
 
-    def forward(self, batch: TokenBatch) -> Tensor:
+    def outline(self, rows: Sequence[Sequence[int]]) -> Batch:
+        """A batch for `tail`, which knows the rows already: of their shape, and cheaper where values do not matter."""
+        return self.reader.outline(rows, self.device)
+
+    def forward(self, batch: Batch) -> Tensor:
         """The last hidden state `[rows, tokens, width]` in the backbone's dtype; rows of padding hold noise."""
-        hidden = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        hidden = self.model(**batch.arguments).last_hidden_state
         assert isinstance(hidden, Tensor)
         return hidden
 
-    def trunk(self, batch: TokenBatch, split: int) -> Tensor:
+    def row_shape(self, split: int) -> tuple[int, ...] | None:
+        """Shape of what layer `split` receives for one input; None when that is rows of tokens, `[tokens, width]`."""
+        if self.modality == "text":
+            return None
+        with torch.no_grad():
+            hidden = self.trunk(self.sample, split)
+        return None if hidden.ndim == 3 else tuple(hidden.shape[1:])
+
+    def trunk(self, batch: Batch, split: int) -> Tensor:
         """What layer `split` receives: `[rows, tokens, width]` in the backbone's dtype.
+
+        Of a convolutional network it is `[rows, channels, height, width]`.
 
         At `split == num_layers` it is the last hidden state, after the final norm.
         """
@@ -151,11 +186,11 @@ class TextBackbone:
             return self.forward(batch)
         return self._stack.trunk(lambda: self.forward(batch), split)
 
-    def states(self, batch: TokenBatch) -> list[Tensor]:
+    def states(self, batch: Batch) -> list[Tensor]:
         """What each layer receives, and the last hidden state: `trunk` at every split, from one forward."""
         return self._stack.states(lambda: self.forward(batch))
 
-    def tail(self, hidden: Tensor, batch: TokenBatch, split: int) -> Tensor:
+    def tail(self, hidden: Tensor, batch: Batch, split: int) -> Tensor:
         """The last hidden state when layer `split` receives `hidden`: `[rows, tokens, width]`.
 
         Gradients flow to `hidden` and to whatever was injected into the layers from `split` up. In float32,
@@ -185,10 +220,10 @@ class TextBackbone:
         batch_tokens: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """The pooled vector of each text: `[texts, width]` float32 on the CPU, in the order given.
+        """The pooled vector of each input: `[texts, width]` float32 on the CPU, in the order given.
 
         Args:
-            texts: the texts.
+            texts: the texts, or media.
             max_length: tokens kept of each; the model's own limit by default.
             batch_tokens: padded tokens computed at once; a single text may exceed it. By default what the device is
                 fast at (see the attribute).
@@ -207,6 +242,9 @@ class TextBackbone:
     def _check_split(self, split: int) -> None:
         if not 0 <= split <= self.num_layers:
             raise ValueError(f"split {split} is outside 0..{self.num_layers}")
+
+
+TextBackbone = Backbone
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

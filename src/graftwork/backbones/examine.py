@@ -36,6 +36,7 @@ class Examined:
         max_length: tokens a text may have by the tokenizer, sentence-transformers' files and the positions.
         positions: positions the model has, None when it has no end of them.
         freezable_layers: names of what may be frozen, bottom first.
+        has_class_token: an image encoder gathers what it sees in a token of its own, the first.
     """
 
     config: Any
@@ -48,6 +49,7 @@ class Examined:
     max_length: int
     positions: int | None
     freezable_layers: tuple[str, ...]
+    has_class_token: bool = False
 
 
 def examine_model(files: ModelFiles) -> Examined:
@@ -59,7 +61,9 @@ def examine_model(files: ModelFiles) -> Examined:
     """
     config = read_config(files.folder)
     domain = domain_of(config)
-    return _examine_text(files, config) if domain == "nlp" else _examine_other(files, config, domain)
+    if domain == "nlp":
+        return _examine_text(files, config)
+    return _examine_images(files, config) if domain == "vision" else _examine_other(files, config, domain)
 
 
 def _examine_text(files: ModelFiles, config: Any) -> Examined:
@@ -90,6 +94,27 @@ def _examine_text(files: ModelFiles, config: Any) -> Examined:
         max_length=_text_length(files, tokenizer, positions),
         positions=positions,
         freezable_layers=(*_below_the_stack(network.model, network.stack.names[0]), *network.stack.names),
+    )
+
+
+def _examine_images(files: ModelFiles, config: Any) -> Examined:
+    network = open_network(files.folder, dtype=getattr(torch, files.dtype), device=torch.device("cpu"))
+    if network.reader is None:
+        raise ModelUnsupported(
+            f"{config.model_type} is told to be a vision model, but reads no pixels", remedy="Use an image encoder."
+        )
+    return Examined(
+        config=config,
+        architecture=architecture_of(config),
+        domain="vision",
+        parameters=_count(network.model, network.untrained),
+        layers=len(network.stack),
+        hidden_size=int(network.model.config.hidden_size),  # type: ignore[union-attr,arg-type]
+        vocabulary=None,
+        max_length=network.reader.tokens,
+        positions=network.reader.tokens,
+        freezable_layers=(*_below_the_stack(network.model, network.stack.names[0]), *network.stack.names),
+        has_class_token=any(name.endswith("cls_token") for name, _ in network.model.named_parameters()),
     )
 
 

@@ -32,6 +32,8 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
 )
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+PREPROCESSING = 1
+"""Raised when the code that makes media ready gives other values for the same file of settings."""
 
 # What a library notes about where a file came from, and how batches were last cut and padded: tokenisation here sets
 # its own.
@@ -49,6 +51,8 @@ def tokenizer_digest(folder: Path) -> str:
         for name in sorted({*TOKENIZER_FILES, *PROCESSOR_FILES})
         if (folder / name).is_file()
     }
+    if any(name in parts for name in PROCESSOR_FILES):
+        parts["preprocessing"] = str(PREPROCESSING)
     return _sha256_json(parts)
 
 

@@ -20,7 +20,8 @@ def resolve_source(path_or_hub_id: str, *, revision: str | None = None) -> Path:
     again, and with `HF_HUB_OFFLINE=1` nothing else is looked at.
 
     Args:
-        path_or_hub_id: a folder in Hugging Face layout, or an id such as `sentence-transformers/all-MiniLM-L6-v2`.
+        path_or_hub_id: a folder in Hugging Face layout, an ONNX file that lies beside its tokenizer, or an id such as
+            `sentence-transformers/all-MiniLM-L6-v2`.
         revision: branch, tag or commit on the hub; the newest by default.
 
     Raises:
@@ -30,6 +31,8 @@ def resolve_source(path_or_hub_id: str, *, revision: str | None = None) -> Path:
     path = Path(path_or_hub_id).expanduser()
     if path_or_hub_id and path.is_dir():
         return path
+    if path_or_hub_id and path.suffix == ".onnx" and path.is_file():
+        return path.parent
     if path_or_hub_id and path.exists():
         raise ModelUnreadable(
             f"{path_or_hub_id} is a file, not a model folder",

@@ -13,6 +13,7 @@ from graftwork.backbones.card import read_card
 from graftwork.backbones.files import ModelFiles, read_model_files
 from graftwork.backbones.fingerprint import base_fingerprint, tokenizer_digest
 from graftwork.backbones.kinds import advice_for, objective_of
+from graftwork.backbones.onnx_graph import find_graph
 from graftwork.errors import Problem, SettingsInvalid
 from graftwork.registry.manifest import Pooling
 from graftwork.registry.metadata import BaseMetadata
@@ -64,6 +65,8 @@ def inspect_model(folder: Path, **overrides: Any) -> Inspection:
         Pooling(mode='mean', normalize=False)
     """
     given = _check_names(overrides)
+    if folder.is_dir() and (path := find_graph(folder)) is not None:
+        return _inspect_graph(path, given)
     files = read_model_files(folder, pooling_given=_names_mode(given.get("pooling")))
     metadata = _metadata(files, given)
     digest = tokenizer_digest(folder)
@@ -77,6 +80,16 @@ def inspect_model(folder: Path, **overrides: Any) -> Inspection:
         max_length=metadata.max_length,
     )
     return Inspection(fingerprint, digest, metadata)
+
+
+def _inspect_graph(path: Path, given: dict[str, Any]) -> Inspection:
+    """The same of a folder with an ONNX graph."""
+    from graftwork.backbones.onnx_inspect import onnx_facts, onnx_fingerprint
+
+    graph, facts = onnx_facts(path, given)
+    metadata = _validated(facts, given, facts["pooling"])
+    digest = tokenizer_digest(path.parent)
+    return Inspection(onnx_fingerprint(graph, metadata, tokenizer=digest), digest, metadata)
 
 
 def _check_names(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def _metadata(files: ModelFiles, given: dict[str, Any]) -> BaseMetadata:
     sentence = files.sentence
     usual = Pooling(mode="last" if model.architecture == "decoder-only" else "mean")
     if model.domain == "vision":
-        usual = Pooling(mode="cls")
+        usual = Pooling(mode="cls" if model.has_class_token else "mean")
     advice = advice_for(
         model.architecture, model.domain, model.parameters, is_sentence_model=sentence.is_sentence_model
     )
@@ -125,10 +138,25 @@ def _metadata(files: ModelFiles, given: dict[str, Any]) -> BaseMetadata:
     }
     card = read_card(files.folder)
     card["recommended_tasks"] = tuple(dict.fromkeys((*card.get("recommended_tasks", ()), *advice.tasks)))
-    chosen = facts | card | given
-    chosen["pooling"] = _pooling(chosen["pooling"], facts["pooling"], chosen.pop("normalize", None))
+    metadata = _validated(facts | card, given, facts["pooling"])
+    if model.positions is not None and metadata.max_length > model.positions:
+        raise SettingsInvalid(
+            f"the model has {model.positions} positions, so max_length cannot be {metadata.max_length}",
+            remedy=f"Give a max_length of at most {model.positions}.",
+        )
+    return metadata
+
+
+def _validated(facts: dict[str, Any], given: dict[str, Any], usual: Pooling) -> BaseMetadata:
+    """The facts, and what was given instead of some.
+
+    Raises:
+        SettingsInvalid: if something given is of the wrong type.
+    """
+    chosen = facts | given
+    chosen["pooling"] = _pooling(chosen["pooling"], usual, chosen.pop("normalize", None))
     try:
-        metadata = BaseMetadata.model_validate(chosen)
+        return BaseMetadata.model_validate(chosen)
     except ValidationError as error:
         problems = [Problem(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
         raise SettingsInvalid(
@@ -136,12 +164,6 @@ def _metadata(files: ModelFiles, given: dict[str, Any]) -> BaseMetadata:
             problems=problems,
             remedy="Mend the flags or the metadata file.",
         ) from error
-    if model.positions is not None and metadata.max_length > model.positions:
-        raise SettingsInvalid(
-            f"the model has {model.positions} positions, so max_length cannot be {metadata.max_length}",
-            remedy=f"Give a max_length of at most {model.positions}.",
-        )
-    return metadata
 
 
 def _pooling(chosen: Any, usual: Pooling, normalize: bool | None) -> Any:

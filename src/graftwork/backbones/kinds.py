@@ -7,6 +7,9 @@ from typing import Any
 
 from graftwork.registry.metadata import Architecture, Domain
 
+EFFICIENTNET_LITE = "efficientnet-lite"
+"""The `model_type` of the one network that transformers does not have (see `efficientnet_lite`)."""
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -40,6 +43,8 @@ def domain_of(config: Any) -> Domain:
         auto.MODEL_FOR_IMAGE_MAPPING_NAMES,
         auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
     )
+    if kind == EFFICIENTNET_LITE:
+        return "vision"
     if any(kind in names for names in speech):
         return "speech"
     return "vision" if any(kind in names for names in vision) else "nlp"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.device import choose_device, choose_dtype
-from graftwork.backbones.network import open_network
+from graftwork.backbones.network import Network, open_network
+from graftwork.backbones.onnx_graph import find_graph
 from graftwork.backbones.quantized import quantize
 from graftwork.backbones.tokenizer import load_tokenizer
-from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
+from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem, SettingsInvalid
 from graftwork.registry.manifest import BaseBits
 from graftwork.registry.metadata import BaseMetadata
 
@@ -23,7 +24,7 @@ def load_backbone(
     dtype: str = "auto",
     device: str = "auto",
     bits: BaseBits | None = None,
-) -> TextBackbone:
+) -> Backbone:
     """Load a base model: frozen, in evaluation mode, every tensor accounted for.
 
     The bytes are not hashed again here: the registry verified them when it fetched the folder. What is checked is that
@@ -39,22 +40,22 @@ def load_backbone(
         bits: keep the weights of linear layers in 8 bits (`int8`) or 4 (`nf4`), to train on; not for serving.
 
     Raises:
-        ModelUnsupported: if it is not a text model.
+        ModelUnsupported: if it is a model of several modalities.
         ModelUnreadable: if weights are missing or left over, or the model is not the one described.
         SettingsInvalid: if there is no such device or dtype, or bitsandbytes is not installed.
     """
-    if metadata.domain != "nlp":
+    if metadata.modality is None:
         raise ModelUnsupported(
-            f"{metadata.source or folder.name} is a {metadata.domain} model ({metadata.model_type}), not a text model",
-            remedy="Choose a base of domain nlp: `graft base list` shows the domains.",
+            f"{metadata.source or folder.name} is a {metadata.domain} model ({metadata.model_type}): it reads several "
+            "things at once",
+            remedy="Choose a base of one domain: `graft base list` shows the domains.",
         )
-    place = choose_device(device)
-    network = open_network(folder, dtype=choose_dtype(place, dtype), device=place)
+    network = _open(folder, metadata, dtype, device, bits)
     if bits:
         quantize(network.stack.layers, bits)
-    backbone = TextBackbone(
+    backbone = Backbone(
         network,
-        load_tokenizer(folder, prompt=metadata.prompt),
+        network.reader or load_tokenizer(folder, prompt=metadata.prompt),
         fingerprint=fingerprint,
         tokenizer_digest=tokenizer,
         pooling=metadata.pooling,
@@ -62,8 +63,8 @@ def load_backbone(
         width=int(network.model.config.hidden_size),  # type: ignore[union-attr,arg-type]
         bits=bits,
     )
-    described = {"layers": metadata.layers, "hidden_size": metadata.hidden_size}
-    found = {"layers": backbone.num_layers, "hidden_size": backbone.width}
+    described = {"layers": metadata.layers, "hidden_size": metadata.hidden_size, "modality": metadata.modality}
+    found = {"layers": backbone.num_layers, "hidden_size": backbone.width, "modality": backbone.modality}
     if described != found:
         raise ModelUnreadable(
             f"the model in {folder} is not the one that was registered",
@@ -75,3 +76,24 @@ def load_backbone(
             remedy="Add the base again from its source.",
         )
     return backbone
+
+
+def _open(folder: Path, metadata: BaseMetadata, dtype: str, device: str, bits: BaseBits | None) -> Network:
+    """The network, wherever its weights are; an ONNX graph is always float32 on the CPU.
+
+    Raises:
+        SettingsInvalid: if a graph's weights are asked for in few bits.
+    """
+    path = find_graph(folder)
+    if path is None:
+        place = choose_device(device)
+        return open_network(folder, dtype=choose_dtype(place, dtype), device=place)
+    if bits:
+        raise SettingsInvalid(
+            "the weights of an ONNX graph cannot be kept in few bits",
+            problems=[Problem("base_dtype", f"is {bits}")],
+            remedy="Leave base_dtype out.",
+        )
+    from graftwork.backbones.onnx_network import open_onnx_network
+
+    return open_onnx_network(path, output=metadata.output, width=metadata.hidden_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ import torch
 from torch import nn
 
 from graftwork.backbones.attention import AttentionCall, watched_attention
+from graftwork.backbones.batch import Batch, TokenBatch
+from graftwork.backbones.efficientnet_lite import register_own
+from graftwork.backbones.media import READERS, MediaReader
+from graftwork.backbones.onnx_graph import find_graph
 from graftwork.backbones.quiet import quiet_transformers
 from graftwork.backbones.stack import LayerStack, find_stack
 from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
@@ -23,16 +27,20 @@ class Network:
     """A model without a head, in evaluation mode, no parameter asking for a gradient.
 
     Attributes:
-        model: the encoder or decoder; its forward takes `input_ids` and `attention_mask`.
+        model: the encoder or decoder; its forward takes what a `Batch` gives as arguments.
         stack: its layers.
         attention_calls: how they attended in one forward.
+        sample: the batch of two rows that they were found with.
         untrained: names of parameters the folder has no values for and the hidden states do not need (a pooler).
+        reader: what makes media ready for it; None when it reads texts.
     """
 
     model: nn.Module
     stack: LayerStack
     attention_calls: tuple[AttentionCall, ...]
+    sample: Batch
     untrained: frozenset[str]
+    reader: MediaReader | None = None
 
 
 def open_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Network:
@@ -45,17 +53,24 @@ def open_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> N
 
     Raises:
         ModelUnreadable: if a weight that the hidden states need is missing, of another shape, or left over.
-        ModelUnsupported: if it is not a text model, or its layers cannot be told apart.
+        ModelUnsupported: if it reads nothing that is known here, or its layers cannot be told apart.
     """
     config = read_config(folder)
     model, untrained = load_model(folder, config, dtype)
-    if getattr(model, "main_input_name", None) != "input_ids":
-        raise ModelUnsupported(
-            f"{config.model_type} is not a text model: it reads {getattr(model, 'main_input_name', 'something else')}",
-            remedy="Use a text encoder or decoder here.",
-        )
     model.to(device)
-    return with_stack(model, untrained, device)
+    reads = getattr(model, "main_input_name", "something else")
+    if reads == "input_ids":
+        return with_stack(model, untrained, device)
+    if reads not in READERS:
+        known = ", ".join(("input_ids", *READERS))
+        raise ModelUnsupported(
+            f"{config.model_type} reads {reads}, and none of {known}",
+            remedy="Use an encoder or decoder of texts, or an encoder of images.",
+        )
+    reader = READERS[reads](folder, dtype)
+    with torch.no_grad():
+        reader.tokens = model(**reader.blank(1, device).arguments).last_hidden_state.shape[1]
+    return replace(with_stack(model, untrained, device, reader.blank(2, device)), reader=reader)
 
 
 def unloaded_model(config: Any, *, dtype: torch.dtype) -> Any:
@@ -66,10 +81,19 @@ def unloaded_model(config: Any, *, dtype: torch.dtype) -> Any:
     """
     from transformers.initialization import no_init_weights
 
-    loader = _loader(config)
+    with no_init_weights():
+        return untrained_model(config, dtype=dtype)
+
+
+def untrained_model(config: Any, *, dtype: torch.dtype) -> Any:
+    """The model that a configuration describes, its values drawn from torch's global generator; without its head.
+
+    Raises:
+        ModelUnsupported: if it is not a model that transformers has built in.
+    """
     try:
-        with quiet_transformers(), no_init_weights():
-            model = loader.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        with quiet_transformers():
+            model = _loader(config).from_config(config, dtype=dtype, attn_implementation="sdpa")
     except Exception as error:
         raise ModelUnsupported(
             f"transformers cannot make the {config.model_type} model that this configuration describes",
@@ -81,21 +105,25 @@ def unloaded_model(config: Any, *, dtype: torch.dtype) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def with_stack(model: Any, untrained: frozenset[str] = frozenset(), device: torch.device | None = None) -> Network:
-    """A model with its layers found, by running two tokens through it.
+def with_stack(
+    model: Any,
+    untrained: frozenset[str] = frozenset(),
+    device: torch.device | None = None,
+    sample: Batch | None = None,
+) -> Network:
+    """A model with its layers found, by running a sample through it; two rows of three tokens by default.
 
     Raises:
-        ModelUnsupported: if it is not a text model, or its layers cannot be told apart.
+        ModelUnsupported: if it does not read such a sample, or its layers cannot be told apart.
     """
     model.config.use_cache = False
-    ids = torch.zeros((1, 2), dtype=torch.int64, device=device)
+    if sample is None:
+        ids = torch.zeros((2, 3), dtype=torch.int64, device=device)
+        sample = TokenBatch(ids, torch.ones_like(ids))
+    arguments = sample.arguments
     with watched_attention(model) as calls:
-        stack = find_stack(
-            model,
-            lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)),
-            getattr(model.config, "num_hidden_layers", None),
-        )
-    return Network(model, stack, tuple(calls), untrained)
+        stack = find_stack(model, lambda: model(**arguments), getattr(model.config, "num_hidden_layers", None))
+    return Network(model, stack, tuple(calls), sample, untrained)
 
 
 def read_config(folder: Path) -> Any:
@@ -106,6 +134,12 @@ def read_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
+    if find_graph(folder) is not None:
+        raise ModelUnsupported(
+            "an ONNX graph has no configuration of layers, so that nothing can be planned of it",
+            remedy="Train without --dry-run: on a graph only a head is trained.",
+        )
+    register_own()
     try:
         with quiet_transformers():
             return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

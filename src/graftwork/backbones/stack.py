@@ -152,7 +152,7 @@ def _watch(run: Callable[[], Any], modules: Sequence[nn.Module]) -> _Watched:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         given = args[0] if args else kwargs.get("hidden_states")
         first = output[0] if isinstance(output, tuple) and output else output
-        if isinstance(given, Tensor) and isinstance(first, Tensor) and given.shape == first.shape and given.ndim == 3:
+        if isinstance(given, Tensor) and isinstance(first, Tensor) and _are_hidden_states(given, first):
             watched.order.append(module)
             returned = output if isinstance(output, tuple) else ()
             watched.tuple_sizes[module] = len(returned)
@@ -164,14 +164,19 @@ def _watch(run: Callable[[], Any], modules: Sequence[nn.Module]) -> _Watched:
             run()
     except Exception as error:
         raise ModelUnsupported(
-            "the model does not run on token ids and a mask alone",
+            "the model does not run on its main input alone",
             problems=[Problem(type(error).__name__, str(error))],
-            remedy="Use a plain text encoder or decoder.",
+            remedy="Use a plain encoder or decoder of texts, or a plain encoder of images or sound.",
         ) from error
     finally:
         for handle in handles:
             handle.remove()
     return watched
+
+
+def _are_hidden_states(given: Tensor, returned: Tensor) -> bool:
+    """Whether a layer turns one into the other: of tokens the shape stays, feature maps may shrink and deepen."""
+    return given.ndim == returned.ndim and (given.ndim == 4 or (given.ndim == 3 and given.shape == returned.shape))
 
 
 @contextmanager

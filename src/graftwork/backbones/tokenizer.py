@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from graftwork.backbones.quiet import quiet_transformers
+from graftwork.data.media import Modality
 from graftwork.data.tokens import TokenCounts
 from graftwork.errors import DataRejected, ModelUnreadable, ModelUnsupported, Problem
 
 if TYPE_CHECKING:
     import tokenizers
+    import torch
+
+    from graftwork.backbones.batch import TokenBatch
 
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 
@@ -21,6 +28,7 @@ class Tokenizer:
     """A base model's tokenizer. Safe to use from several threads at once: no call changes its state.
 
     Attributes:
+        modality: it reads texts.
         prompt: text put before every input, as the base wants it.
         pad_id: id that fills rows up to a batch's longest; never seen by the model, because it is masked.
         unknown_id: id of what it does not know; None when it knows everything.
@@ -33,6 +41,8 @@ class Tokenizer:
         >>> tokenizer.encode(["a refund, please"], max_length=6)        # doctest: +SKIP
         [[101, 1037, 25416, 8630, 1010, 102]]
     """
+
+    modality: Modality = "text"
 
     def __init__(
         self,
@@ -82,6 +92,24 @@ class Tokenizer:
         """
         encodings = self._encode_batch(texts, offsets=False)
         return [self._truncated(encoding.ids, max_length) or [self._fill_id] for encoding in encodings]
+
+    def collate(self, rows: Sequence[Sequence[int]], device: torch.device) -> TokenBatch:
+        """Pad rows of token ids on the right to the longest and put them on a device."""
+        import torch
+
+        from graftwork.backbones.batch import TokenBatch
+
+        # In numpy and all rows at once: a tensor for each row would cost twenty times more.
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        real = np.arange(lengths.max(initial=0)) < lengths[:, np.newaxis]
+        input_ids = np.full(real.shape, self.pad_id, np.int64)
+        input_ids[real] = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
+        attention_mask = real.astype(np.int64)
+        return TokenBatch(torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device))
+
+    def outline(self, rows: Sequence[Sequence[int]], device: torch.device) -> TokenBatch:
+        """The same: models may look at ids anywhere."""
+        return self.collate(rows, device)
 
     def measure(self, texts: Sequence[str]) -> list[TokenCounts]:
         """What the tokenizer makes of each text: its length, what it does not know and what it drops.

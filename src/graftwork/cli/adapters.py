@@ -9,8 +9,10 @@ import typer
 
 from graftwork.cli.options import Json, ReferenceArgument, examples
 from graftwork.cli.session import services
+from graftwork.cli.tasks import print_tasks
 
 if TYPE_CHECKING:
+    from graftwork.registry.manifest import Manifest
     from graftwork.registry.versions import AdapterVersion
     from graftwork.wiring import Services
 
@@ -84,6 +86,7 @@ def show(reference: ReferenceArgument, as_json: Json = False) -> None:
         print_json(described)
         return
     print_table(version.reference, ("field", "value"), _fields(version, others, line))
+    print_tasks(version.manifest)
     if version.manifest.metrics is not None:
         print_evaluation_table(
             quality_table(Evaluation.model_validate(version.manifest.metrics), name=version.reference)
@@ -115,7 +118,8 @@ def _fields(version: AdapterVersion, others: list[AdapterVersion], line: str) ->
         ("parent", version.parent or ""),
         ("strategy", version.strategy),
         ("chosen because", manifest.decision),
-        ("labels", ", ".join(version.labels)),
+        ("labels", "" if manifest.tasks else ", ".join(version.labels)),
+        *((f"task {task.name}", ", ".join(task.labels)) for task in manifest.tasks),
         ("size", f"{file_size(version.size_bytes)}, {version.size_bytes / version.base_size_bytes:.2%} of the base"),
         ("adapted layers", f"{manifest.layers - manifest.split} of {manifest.layers}"),
         ("texts", f"up to {manifest.max_length} tokens"),
@@ -124,7 +128,7 @@ def _fields(version: AdapterVersion, others: list[AdapterVersion], line: str) ->
             f"{dataset.train_rows:,} trained, {dataset.validation_rows:,} validated, "
             f"{dataset.test_rows:,} tested ({dataset.test_source}); digest {dataset.digest[:12]}",
         ),
-        ("temperature", f"{manifest.temperature:.3f}"),
+        ("temperature", ", ".join(f"{number:.3f}" for number in _temperatures(manifest))),
         ("seed", str(manifest.seed)),
         ("trained in", "" if seconds is None else f"{seconds:.1f} s ({_stages(version.record)})"),
         ("published", moment(version.created_at)),
@@ -133,6 +137,10 @@ def _fields(version: AdapterVersion, others: list[AdapterVersion], line: str) ->
         ("packages", ", ".join(f"{name} {number}" for name, number in manifest.packages.items())),
     ]
     return [(name, value) for name, value in fields if value]
+
+
+def _temperatures(manifest: Manifest) -> list[float]:
+    return [task.temperature for task in manifest.tasks] or [manifest.temperature]
 
 
 def _stages(record: Mapping[str, Any]) -> str:

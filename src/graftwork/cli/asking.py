@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graftwork.data.findings import Finding
+    from graftwork.registry.manifest import DatasetRecord
+    from graftwork.registry.tasks import TaskColumns
     from graftwork.registry.versions import AdapterVersion
     from graftwork.serving.request import Classified
     from graftwork.wiring import Services
@@ -29,13 +32,53 @@ def ask(opened: Services, versions: Sequence[AdapterVersion], texts: Sequence[st
         engine.close(drain=False, timeout=10.0)
 
 
+@dataclass(frozen=True)
+class JudgedPart:
+    """What of a version is judged: all of it, or one of its tasks.
+
+    Attributes:
+        reference: the version, with the task.
+        labels: in the order of the columns.
+        majority: index of the most frequent class of the training rows; the first class when it was not judged.
+        dataset: the rows it was trained on.
+        task: None for a version of one unnamed task.
+    """
+
+    reference: str
+    labels: tuple[str, ...]
+    majority: int
+    dataset: DatasetRecord
+    task: TaskColumns | None = None
+
+    def probabilities(self, answer: Classified) -> Any:
+        """Its part of an answer, float64 `[texts, classes]`."""
+        return (answer if self.task is None else answer.part(self.task)).probabilities.astype("float64")
+
+
+def judged_part(version: AdapterVersion, task: str | None) -> JudgedPart:
+    """What to judge of a version.
+
+    Raises:
+        RequestInvalid: if it has several tasks and none is said, or not this one.
+    """
+    from graftwork.registry.tasks import columns_of, one_task_of
+
+    manifest = version.manifest
+    found = one_task_of(columns_of(manifest), task, version.reference, "Say which with --task NAME.")
+    if found is None:
+        return JudgedPart(version.reference, version.labels, majority_of(version), manifest.dataset)
+    record = next(each for each in manifest.tasks if each.name == found.name)
+    majority = found.labels.index((record.metrics or {}).get("majority_label", found.labels[0]))
+    return JudgedPart(f"{version.reference}, {found.name}", found.labels, majority, record.dataset, found)
+
+
 def majority_of(version: AdapterVersion) -> int:
     """Index of the most frequent class of its training rows; the first class when it was not judged."""
     label = (version.manifest.metrics or {}).get("majority_label", version.labels[0])
     return version.labels.index(label)
 
 
-def class_indices(version: AdapterVersion, labels: Any, rows: Any, source: str) -> Any:
+def class_indices(version: AdapterVersion | JudgedPart, labels: Any, rows: Any, source: str) -> Any:
     """Class index of each row `[rows]`, int64.
 
     Raises:

@@ -40,7 +40,11 @@ def register(app: typer.Typer) -> None:
 )
 def add(
     source: Annotated[
-        str, typer.Argument(metavar="PATH_OR_HUB_ID", help="Folder in Hugging Face layout, or a model id of the hub.")
+        str,
+        typer.Argument(
+            metavar="PATH_OR_HUB_ID",
+            help="Folder in Hugging Face layout, an ONNX file beside its tokenizer, or a model id of the hub.",
+        ),
     ],
     name: Annotated[str, typer.Option("--name", help="What to call it.")],
     family: Annotated[str | None, typer.Option(help="Family it belongs to; the name by default.")] = None,
@@ -57,7 +61,8 @@ def add(
 ) -> None:
     """Check a pretrained model, read its metadata, and store it.
 
-    Only safetensors weights are taken; code and pickles never are. Content that is stored already is stored once.
+    Only safetensors weights are taken, and ONNX graphs of standard operators; code and pickles never are. Content that
+    is stored already is stored once.
     """
     from graftwork.backbones.hub import resolve_source
     from graftwork.backbones.inspect import inspect_model

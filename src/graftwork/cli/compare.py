@@ -78,7 +78,7 @@ def _refuse_unlike(versions: Sequence[AdapterVersion]) -> None:
     """They must be several, and know the same labels.
 
     Raises:
-        SettingsInvalid: fewer than two different ones.
+        SettingsInvalid: fewer than two different ones, or one of several tasks.
         DataRejected: with the labels that are not common to all.
     """
     names = [version.reference for version in versions]
@@ -87,6 +87,13 @@ def _refuse_unlike(versions: Sequence[AdapterVersion]) -> None:
         raise SettingsInvalid(
             f"{twice[0]} is named twice" if twice else "there is nothing to compare it with",
             remedy="Name two or more different adapters: graft compare acme/news@1 acme/news@2 --data FILE.",
+        )
+    several = [Problem(each.reference, "answers several tasks") for each in versions if each.manifest.tasks]
+    if several:
+        raise SettingsInvalid(
+            "adapters of several tasks are not compared with others",
+            problems=several,
+            remedy="Judge a task of each on the same rows: graft evaluate REF --data FILE --task NAME.",
         )
     first = versions[0]
     problems = []

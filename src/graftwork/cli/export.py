@@ -73,10 +73,13 @@ def export(
 
 
 def _write_model(opened: Services, version: AdapterVersion, artifact: Artifact, to: Path, form: Format) -> list[str]:
+    from graftwork.backbones.onnx_graph import require_onnx
+    from graftwork.backbones.onnx_network import is_graph
+    from graftwork.errors import ModelUnsupported
     from graftwork.registry.chain import read_ancestors
     from graftwork.registry.durable import storage_error
     from graftwork.training.export import export_merged
-    from graftwork.training.onnx_export import export_onnx, require_onnx
+    from graftwork.training.onnx_export import export_onnx
 
     if form == "onnx":
         require_onnx()
@@ -84,6 +87,11 @@ def _write_model(opened: Services, version: AdapterVersion, artifact: Artifact, 
     ancestors = read_ancestors(opened.catalog.read, artifact)
     folder = opened.bases.fetch(base)
     backbone = _exact_backbone(folder, version, opened)
+    if is_graph(backbone):
+        raise ModelUnsupported(
+            f"the base of {version.reference} is an ONNX graph, which is not written anew",
+            remedy="Export the adapter's own files: its head goes on what the graph gives, pooled as they say.",
+        )
     made = not to.exists()
     try:
         to.mkdir(parents=True, exist_ok=True)

@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from graftwork.cli.asking import ask, class_indices, majority_of, seen_before
+from graftwork.cli.asking import ask, class_indices, judged_part, seen_before
 from graftwork.cli.options import (
     Delimiter,
     Encoding,
     Json,
     LabelColumn,
     ReferenceArgument,
+    TaskOption,
     TextColumn,
     examples,
 )
 from graftwork.cli.session import services
+from graftwork.cli.tasks import print_evaluation, print_tasks, tell_tasks
+from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
-    from graftwork.evaluation.results import Evaluation
+    from graftwork.data.dataset import Dataset
+    from graftwork.evaluation.slices import Slice
     from graftwork.registry.versions import AdapterVersion
 
 
@@ -37,7 +41,10 @@ def register(app: typer.Typer) -> None:
     )(predict)
     app.command(
         epilog=examples(
-            "graft evaluate acme/news --data fresh.csv", "graft evaluate acme/news@2 --data fresh.csv --json"
+            "graft evaluate acme/news --data fresh.csv",
+            "graft evaluate acme/news@2 --data fresh.csv --json",
+            "graft evaluate acme/news --data fresh.csv --by language",
+            "graft evaluate acme/news --transfer news.csv",
         )
     )(evaluate)
     app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
@@ -47,14 +54,17 @@ def predict(
     reference: ReferenceArgument,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="Texts, or - for one text a line of the input.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
+    task: TaskOption = None,
     as_json: Json = False,
 ) -> None:
     """Classify texts with a published adapter, through the same engine that serves.
 
-    While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so.
+    While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so. An adapter of several tasks
+    answers all of them from one pass, or the one that --task says.
     """
     from graftwork.cli.console import print_json, print_table, say, shortened
     from graftwork.registry.reference import Reference, resolve_nearest
+    from graftwork.registry.tasks import task_of
 
     if texts == ["-"]:
         texts = _lines(sys.stdin.buffer)
@@ -64,6 +74,10 @@ def predict(
         version = resolve_nearest(opened.catalog.resolve, asked)
         (answer,) = ask(opened, [version], texts)
     fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
+    if answer.tasks:
+        tell_tasks(version, answer, texts, task=task, top_k=top_k, fallback=fallback, as_json=as_json)
+        return
+    task_of((), task, version.reference)
     ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
     if as_json:
         print_json(
@@ -134,39 +148,92 @@ def _refuse_long(texts: Sequence[str]) -> None:
 
 def evaluate(
     reference: ReferenceArgument,
-    file: Annotated[Path, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")],
+    file: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")] = None,
+    transfer: Annotated[
+        Path | None,
+        typer.Option(
+            "--transfer",
+            metavar="ROWS",
+            help="The rows it was trained on: train from scratch and the probe on them, too, and tell what transfer "
+            "was worth, on the rows that were held out or on --data.",
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=0, help="With --transfer: draws of rows at each point of the learning curves.")
+    ] = 2,
     text: TextColumn = "text",
     label: LabelColumn = "label",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Judge rows apart by this column too; `language` is detected where there is no such column.",
+        ),
+    ] = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    task: TaskOption = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a published adapter on labelled rows."""
+    """Judge a published adapter, or one of its tasks, on labelled rows, or by what transfer was worth."""
     from graftwork.cli.console import print_findings, print_json
+    from graftwork.cli.slices import slice_names, unknown_tokens
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
 
-    given = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
+    def read(path: Path) -> Dataset:
+        return read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+
+    if transfer is not None:
+        from graftwork.cli.transfer import tell_transfer
+
+        tell_transfer(reference, read(transfer), None if file is None else read(file), draws=draws, as_json=as_json)
+        return
+    if file is None:
+        raise SettingsInvalid("there are no rows to judge on", remedy="Name a file of labelled rows: --data FILE.")
+    given = read(file)
     rows = clean_dataset(given)
+    names = slice_names(file, rows, by=by, text=text, encoding=encoding, delimiter=delimiter) if by else []
     with services() as opened:
         version = opened.catalog.resolve(reference)
-        truth = class_indices(version, rows.labels, rows.rows, rows.source)
+        judged = judged_part(version, task)
+        truth = class_indices(judged, rows.labels, rows.rows, rows.source)
         (answer,) = ask(opened, [version], rows.texts)
         from graftwork.evaluation.evaluate import evaluate as measure
 
         result = measure(
-            answer.probabilities.astype("float64"),
+            judged.probabilities(answer),
             truth,
-            version.labels,
-            majority=majority_of(version),
+            judged.labels,
+            majority=judged.majority,
             dataset_digest=rows.digest,
         )
+        slices: tuple[Slice, ...] = ()
+        if by:
+            from graftwork.evaluation.slices import evaluate_slices
+
+            tokenizer = opened.backbone(opened.bases.resolve(version.base)).tokenizer
+            slices = evaluate_slices(
+                judged.probabilities(answer),
+                truth,
+                judged.labels,
+                names,
+                majority=judged.majority,
+                unknown_tokens=None if tokenizer is None else unknown_tokens(tokenizer, rows.texts, names),
+            )
     if as_json:
-        print_json({"model": version.reference, "digest": version.digest, "evaluation": result})
+        asked = {} if judged.task is None else {"task": judged.task.name}
+        sliced = {"by": by, "slices": slices} if by else {}
+        print_json({"model": version.reference, "digest": version.digest, **asked, "evaluation": result, **sliced})
     else:
-        if given.digest == version.manifest.dataset.digest:
+        if given.digest == judged.dataset.digest:
             print_findings([seen_before(version, len(given))])
-        _print_evaluation(version.reference, result)
+        print_evaluation(judged.reference, result)
+        if by:
+            from graftwork.cli.console import print_evaluation_table
+            from graftwork.evaluation.slices import slices_table
+
+            print_evaluation_table(slices_table(slices, by=by))
 
 
 def report(reference: ReferenceArgument, as_json: Json = False) -> None:
@@ -183,15 +250,18 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
                 "model": version.reference,
                 "digest": version.digest,
                 "evaluation": manifest.metrics,
+                **({"tasks": manifest.model_dump(mode="json")["tasks"]} if manifest.tasks else {}),
                 "warnings": manifest.model_dump(mode="json")["warnings"],
                 "decision": manifest.decision,
             }
         )
         return
-    if manifest.metrics is None:
+    if manifest.tasks:
+        print_tasks(manifest, wholly=True)
+    elif manifest.metrics is None:
         say(f"{version.reference} was not judged: no rows were held out. graft evaluate judges it on a file.")
     else:
-        _print_evaluation(version.reference, Evaluation.model_validate(manifest.metrics))
+        print_evaluation(version.reference, Evaluation.model_validate(manifest.metrics))
     if manifest.decision:
         say(f"Chosen: {manifest.decision}.")
     print_findings(manifest.warnings)
@@ -200,13 +270,3 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
 def _ranked(version: AdapterVersion, row: Any, count: int) -> list[tuple[str, float]]:
     order = sorted(range(len(row)), key=lambda index: (-float(row[index]), index))
     return [(version.labels[index], float(row[index])) for index in order[:count]]
-
-
-def _print_evaluation(name: str, result: Evaluation) -> None:
-    from graftwork.cli.console import print_evaluation_table
-    from graftwork.evaluation.tables import class_table, confusion_table, mistakes_table, quality_table
-
-    print_evaluation_table(quality_table(result, name=name))
-    print_evaluation_table(class_table(result))
-    small = len(result.classes) <= 12
-    print_evaluation_table(confusion_table(result) if small else mistakes_table(result))

@@ -19,6 +19,9 @@ FileArgument = Annotated[
 ]
 TextColumn = Annotated[str, typer.Option("--text", metavar="COLUMN", help="Column that holds the texts.")]
 LabelColumn = Annotated[str, typer.Option("--label", metavar="COLUMN", help="Column that holds the labels.")]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", metavar="NAME", help="One of the tasks, of an adapter that answers several.")
+]
 Encoding = Annotated[
     str | None, typer.Option("--encoding", help="Encoding of the file, such as utf-8 or cp1252; detected by default.")
 ]

@@ -20,13 +20,14 @@ from graftwork.cli.chain import (
     tell_way_back,
 )
 from graftwork.cli.clock import process_start
-from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, TextColumn, examples
 from graftwork.cli.rate import tell_rate
 from graftwork.cli.session import services
+from graftwork.cli.tasks import asked_of_tasks, named_tasks, print_tasks, read_given
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from graftwork.data.dataset import Dataset
     from graftwork.registry.artifact import Artifact
@@ -44,6 +45,8 @@ def register(app: typer.Typer) -> None:
             "graft train train.csv --test test.csv --base minilm --name acme/news --strategy lora --seed 1",
             "graft train rows.jsonl --base minilm --name acme/mood --set lora.rank=4 --set fine_tuning.epochs=2",
             "graft train europe.csv --parent acme/mood --name acme/mood~eu   # on top of another adapter",
+            "graft train --task topic=news.csv --task mood=tweets.csv --base minilm --name acme/mail",
+            "graft train mails.csv --task topic --task mood=feeling --base minilm --name acme/mail --compare-single",
             "graft train new.csv --continue acme/mood --replay old.csv",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
@@ -54,7 +57,14 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    file: FileArgument,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE",
+            help="CSV, TSV, JSONL or Parquet file, or a folder with a folder per class; none where each --task has its "
+            "own.",
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option("--name", metavar="TENANT/NAME", help="Name to publish under; with --continue its own."),
@@ -73,6 +83,21 @@ def train(
             "it could pay."
         ),
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            metavar="NAME=FILE",
+            help="One of several tasks for one adapter, with its file; beside FILE a label column of it (NAME or "
+            "NAME=COLUMN). Given twice or more.",
+        ),
+    ] = None,
+    compare_single: Annotated[
+        bool,
+        typer.Option(
+            "--compare-single", help="With --task: train each task alone too, and tell which suffer from the others."
+        ),
+    ] = False,
     test: Annotated[
         Path | None, typer.Option("--test", help="Rows to judge on; a share of FILE is held out by default.")
     ] = None,
@@ -151,6 +176,20 @@ def train(
     from graftwork.training.processes import launched
 
     _refuse_both(settings_file, like)
+    named = named_tasks(
+        task,
+        file,
+        compare_single=compare_single,
+        refused={
+            "--parent": parent,
+            "--continue": continued,
+            "--max-bytes": max_bytes,
+            "--dry-run": dry_run,
+            "--find-rate": find_rate,
+            "--test": test if file is None else None,
+            "--label": label if label != "label" else None,
+        },
+    )
     _refuse_two_ends(dry_run=dry_run, find_rate=find_rate, resume=resume)
     if continued is None:
         refuse_missing(name=name, base=base, parent=parent)
@@ -182,7 +221,7 @@ def train(
         strategy=strategy,
         seed=seed,
         adaptation=adaptation,
-        assignments=assignments or [],
+        assignments=[*(assignments or []), *asked_of_tasks(compare_single)],
     )
     config = parse(start=start) if like is None else settings.TrainingConfig()
     with services() as opened:
@@ -199,9 +238,8 @@ def train(
             # Publishing checks it too; who is late already need not train first. A run that is resumed may itself
             # have published the version that is there.
             opened.catalog.expect_latest(name, expected_latest)
-        read = partial(read_dataset, text=text, label=label, encoding=encoding, delimiter=delimiter)
-        rows = read(file)
-        test_rows = None if test is None else read(test)
+        read = partial(read_dataset, text=text, encoding=encoding, delimiter=delimiter)
+        rows, test_rows, tasks, task_tests = read_given(named, file, test, label, read)
         if dry_run:
             if launched().first:
                 _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
@@ -216,9 +254,11 @@ def train(
             rows,
             test_rows,
             config,
+            tasks=tasks,
+            task_tests=task_tests,
             ancestors=chain if previous is None else chain[1:],
             continued=None if previous is None else chain[0],
-            replay=None if replay is None else read(replay),
+            replay=None if replay is None else read(replay, label=label),
             adapt_to=read_target(adapt_to, text=text, encoding=encoding, delimiter=delimiter),
             max_bytes=most_bytes,
             expected_latest=expected_latest,
@@ -259,6 +299,8 @@ def train_and_publish(
     test: Dataset | None,
     config: TrainingConfig,
     *,
+    tasks: Mapping[str, Dataset] | None = None,
+    task_tests: Mapping[str, Dataset] | None = None,
     ancestors: Sequence[Artifact] = (),
     continued: Artifact | None = None,
     replay: Dataset | None = None,
@@ -282,6 +324,8 @@ def train_and_publish(
         rows: rows to train on.
         test: rows to judge on, or None to hold some out.
         config: the training settings.
+        tasks: the rows by task, of an adapter of several; `rows` are then all of them.
+        task_tests: rows to judge on, of each task.
         ancestors: the adapter to train on top of, its parent and so on.
         continued: the adapter to go on with, instead of training anew.
         replay: old rows to learn and to check on again when one is continued.
@@ -322,7 +366,11 @@ def train_and_publish(
             measured_in = log or (run.folder / METRICS if run.folder else None)
             run.metrics = open_metrics(name, log=measured_in, tensorboard=tensorboard, note=progress.note)
             stack.callback(run.metrics.close)
-        if continued is not None:
+        if tasks:
+            from graftwork.training.tasks import train_tasks
+
+            trained = train_tasks(backbone, tasks, test=task_tests, config=config, progress=progress, run=run)
+        elif continued is not None:
             trained = continue_training(
                 backbone,
                 continued,
@@ -407,6 +455,8 @@ def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None
         print_json(describe_adapter(published, with_manifest=True))
         return
     print_findings(trained.report.findings)
+    if trained.artifact.manifest.tasks:
+        print_tasks(trained.artifact.manifest)
     if trained.evaluation is not None:
         print_evaluation_table(quality_table(trained.evaluation, name=published.reference))
     if trained.artifact.manifest.decision:

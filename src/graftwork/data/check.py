@@ -6,6 +6,7 @@ from graftwork.data.classchecks import check_classes
 from graftwork.data.clean import clean_dataset
 from graftwork.data.dataset import Dataset
 from graftwork.data.findings import Finding
+from graftwork.data.kinds import kind_of
 from graftwork.data.languages import check_languages
 from graftwork.data.overlap import check_near_duplicates, check_test
 from graftwork.data.report import DataReport
@@ -32,7 +33,7 @@ def check_dataset(
 
     Args:
         dataset: the training rows, as they were read.
-        tokenizer: the base model's; without it, nothing is said about tokens.
+        tokenizer: the base model's; without it, nothing is said about tokens. Media have none.
         max_length: tokens of a row that the model will see.
         test: rows that the result will be judged by.
 
@@ -46,6 +47,9 @@ def check_dataset(
     tokens = None
     if len(usable):
         findings += check_near_duplicates(usable)
+    if len(usable) and dataset.modality != "text":
+        findings += kind_of(dataset.modality).check(usable)
+    elif len(usable):
         findings += check_languages(usable)
         if tokenizer is not None:
             tokens = check_tokens(usable, tokenizer, max_length)

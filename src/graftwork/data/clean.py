@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 from graftwork.data.dataset import Dataset
+from graftwork.data.findings import Finding
+from graftwork.data.media import Media, shown
+
+_SHOWN = 20
 
 
 def clean_dataset(dataset: Dataset, test: Dataset | None = None) -> Dataset:
@@ -27,6 +32,33 @@ def clean_dataset(dataset: Dataset, test: Dataset | None = None) -> Dataset:
         seen.add(text)
         kept.append(index)
     return dataset.select(kept)
+
+
+def without_unreadable(dataset: Dataset) -> Dataset:
+    """The rows whose files can be used, with a note that names the others; texts stay as they are."""
+    from graftwork.data.kinds import kind_of
+
+    if dataset.modality == "text":
+        return dataset
+    kind = kind_of(dataset.modality)
+    wrong = {
+        i: told
+        for i, item in enumerate(dataset.texts)
+        if isinstance(item, Media) and (told := kind.what_is_wrong(item))
+    }
+    if not wrong:
+        return dataset
+    note = Finding(
+        code="skipped-media",
+        severity="warning",
+        message=f"{len(wrong):,} of {len(dataset):,} files cannot be used and were skipped",
+        count=len(wrong),
+        rows=tuple(dataset.rows[i] for i in list(wrong)[:_SHOWN]),
+        examples=tuple(f"{shown(dataset.texts[i])}: {told}" for i, told in list(wrong.items())[:_SHOWN]),
+        remedy="Mend them for the next run.",
+    )
+    kept = dataset.select(i for i in range(len(dataset)) if i not in wrong)
+    return replace(kept, notes=(*kept.notes, note))
 
 
 def has_content(text: str) -> bool:

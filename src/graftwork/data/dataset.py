@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from graftwork.data.findings import Finding
+from graftwork.data.media import Modality, modality_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Dataset:
     """Labelled texts.
 
     Attributes:
-        texts: the texts, as they were read.
+        texts: the texts, as they were read; or media in their place (see `data.media`).
         labels: one label a text.
         rows: where each text stood in its source, counted from 1 as an editor shows it (a CSV's header is row 1).
         source: the file or object they came from, for messages.
@@ -49,6 +50,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def modality(self) -> Modality:
+        """What its texts are; they are all of one kind."""
+        return modality_of(self.texts[0]) if self.texts else "text"
+
     @cached_property
     def label_names(self) -> tuple[str, ...]:
         """The distinct labels, sorted by code point: the order of every head trained on this."""
@@ -61,7 +67,10 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over texts and labels in order; row numbers and the source's name do not count."""
+        """SHA-256 over texts and labels in order; row numbers and the source's name do not count.
+
+        Media count by their content, wherever the files are.
+        """
         state = hashlib.sha256()
         for pair in zip(self.texts, self.labels, strict=True):
             state.update(json.dumps(pair, ensure_ascii=True).encode("ascii"))

@@ -1,4 +1,4 @@
-"""A folder with one subfolder per class, one text file a row."""
+"""A folder with one subfolder per class, one file a row: texts, or pictures or recordings."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from pathlib import Path
 from graftwork.data.dataset import Dataset
 from graftwork.data.encoding import decode, detect_encoding
 from graftwork.data.findings import Finding
+from graftwork.data.mediarows import read_media_folder
 from graftwork.data.rows import RowCollector
 from graftwork.errors import DataUnreadable
 
 
 def read_folder(folder: Path, *, encoding: str | None) -> Dataset:
-    """Read `folder/<class>/*.txt`; rows count from 1 over classes and files sorted by name.
+    """Read `folder/<class>/*.txt`, or media files in their place; rows count from 1 over classes and files by name.
 
     Files that are not UTF-8 are judged together, so that one short file does not decide its encoding alone.
 
     Raises:
-        DataUnreadable: no subfolder with text files, or files that cannot be read; all listed.
+        DataUnreadable: no subfolder with such files, or files that cannot be read; all listed.
+        ModalityMismatch: texts and media, or several kinds of media, side by side.
         DataRejected: texts over the limit.
     """
     classes = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    media = read_media_folder(folder, classes)
+    if media is not None:
+        return media
     files = [(child.name, path) for child in classes for path in sorted(child.glob("*.txt")) if path.is_file()]
     if not files:
         raise DataUnreadable(
-            f"{folder}: no class folders with .txt files",
-            remedy="Put each text in a file of its own: <folder>/<class>/<anything>.txt.",
+            f"{folder}: no class folders with .txt files, pictures or recordings",
+            remedy="Put each in a file of its own: <folder>/<class>/<anything>.txt, .png, .jpg, .wav ...",
         )
     content = {path: path.read_bytes() for _, path in files}
     fallback = encoding or _shared_fallback(list(content.values()))

@@ -1,4 +1,4 @@
-"""Read labelled texts from files and objects of every supported kind."""
+"""Read labelled texts, pictures and recordings from files and objects of every supported kind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.data.dataset import Dataset
+from graftwork.data.mediarows import FILE_NAME, METADATA, with_media
 from graftwork.errors import DataUnreadable
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -20,12 +21,16 @@ def read_dataset(
     encoding: str | None = None,
     delimiter: str | None = None,
 ) -> Dataset:
-    """Read labelled texts.
+    """Read labelled texts, or media files that stand in their place.
+
+    A column whose every value ends like a picture's or a recording's file (.png, .wav ...) is one of paths, relative to
+    the file that names them.
 
     Args:
-        source: a path to .csv, .tsv, .jsonl, .ndjson, .json or .parquet; a folder with one subfolder of .txt files per
-            class; a Hugging Face `datasets.Dataset`; a pandas `DataFrame`.
-        text: name of the column that holds the texts.
+        source: a path to .csv, .tsv, .jsonl, .ndjson, .json or .parquet; a folder with one subfolder of .txt or media
+            files per class; a folder with a metadata.csv that has the column file_name; a Hugging Face
+            `datasets.Dataset`; a pandas `DataFrame`.
+        text: name of the column that holds the texts, or the paths of media files.
         label: name of the column that holds the labels; whole numbers and booleans become strings.
         encoding: the files' encoding; detected when it is not said.
         delimiter: of a .csv or .tsv: one character, or comma, semicolon, tab, pipe; found when it is not said.
@@ -37,6 +42,7 @@ def read_dataset(
     Raises:
         DataUnreadable: missing, empty, of an unsupported kind, or broken; every broken row is listed.
         ColumnsMissing: no such columns; the remedy names columns that look like the ones meant.
+        ModalityMismatch: texts, pictures and recordings mixed.
         DataRejected: texts over 1,000,000 characters, labels that are no names.
         DependencyMissing: the package that reads this kind of file is not installed.
 
@@ -63,7 +69,10 @@ def read_path(
 ) -> Dataset:
     """The same for a path; without a label column every label is empty."""
     try:
-        return _read_path(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        if path.is_dir() and (named := next((path / name for name in METADATA if (path / name).is_file()), None)):
+            path, text = named, FILE_NAME if text == "text" else text
+        rows = _read_path(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        return with_media(rows, path.parent)
     except OSError as error:
         raise DataUnreadable(
             f"{path}: cannot be read: {error.strerror or error}", remedy="Check the path and that you may read it."

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from graftwork.data.clean import contradictory_texts, has_content
 from graftwork.data.dataset import Dataset
 from graftwork.data.findings import Finding, Severity
+from graftwork.data.media import Media, shown
 
 SHOWN = 5
 """Row numbers and examples that a finding carries."""
@@ -21,7 +22,7 @@ def check_rows(dataset: Dataset) -> list[Finding]:
         *_empty(dataset),
         *_contradictory(dataset),
         *_duplicates(dataset),
-        *_damaged(dataset),
+        *(_damaged(dataset) if dataset.modality == "text" else _unreadable(dataset)),
         *_label_variants(dataset),
     ]
 
@@ -39,14 +40,14 @@ def finding(
 ) -> Finding:
     """A finding about rows at these positions of a dataset; examples are their texts unless others are given."""
     first = list(indices[:SHOWN])
-    shown = [dataset.texts[i] for i in first] if examples is None else list(examples)[:SHOWN]
+    told = [shown(dataset.texts[i]) for i in first] if examples is None else list(examples)[:SHOWN]
     return Finding(
         code=code,
         severity=severity,
         message=message,
         count=len(indices) if count is None else count,
         rows=tuple(dataset.rows[i] for i in first),
-        examples=tuple(shorten(example) for example in shown),
+        examples=tuple(shorten(example) for example in told),
         remedy=remedy,
     )
 
@@ -82,7 +83,7 @@ def _contradictory(dataset: Dataset) -> list[Finding]:
     if not contradicted:
         return []
     indices = [i for i, text in enumerate(dataset.texts) if text in contradicted and has_content(dataset.labels[i])]
-    examples = [f"{shorten(text)} → {', '.join(sorted(labels))}" for text, labels in contradicted.items()]
+    examples = [f"{shorten(shown(text))} → {', '.join(sorted(labels))}" for text, labels in contradicted.items()]
     texts = "1 text stands" if len(contradicted) == 1 else f"{len(contradicted):,} texts stand"
     message = f"{texts} there with different labels, in {rows_phrase(len(indices))}"
     return [
@@ -120,7 +121,7 @@ def _duplicates(dataset: Dataset) -> list[Finding]:
             dataset,
             repeats,
             remedy="The first of each is kept, the rest are left out.",
-            examples=[f"{shorten(text)} ({count + 1} times)" for text, count in most],
+            examples=[f"{shorten(shown(text))} ({count + 1} times)" for text, count in most],
         )
     ]
 
@@ -132,6 +133,31 @@ def _damaged(dataset: Dataset) -> list[Finding]:
     message = f"{rows_phrase(len(indices))} with the replacement character U+FFFD: letters were lost in an earlier step"
     remedy = "Export them again from where they came from, in UTF-8."
     return [finding("damaged-text", "warning", message, dataset, indices, remedy=remedy)]
+
+
+def _unreadable(dataset: Dataset) -> list[Finding]:
+    from graftwork.data.kinds import kind_of
+
+    kind = kind_of(dataset.modality)
+    wrong = {
+        i: told
+        for i, item in enumerate(dataset.texts)
+        if isinstance(item, Media) and (told := kind.what_is_wrong(item))
+    }
+    if not wrong:
+        return []
+    files = "1 file" if len(wrong) == 1 else f"{len(wrong):,} files"
+    return [
+        finding(
+            "unreadable-media",
+            "error",
+            f"{files} cannot be used",
+            dataset,
+            list(wrong),
+            remedy="Mend them or take them out; --skip-bad goes on without them.",
+            examples=[f"{shown(dataset.texts[i])}: {told}" for i, told in wrong.items()],
+        )
+    ]
 
 
 def _label_variants(dataset: Dataset) -> list[Finding]:

@@ -19,6 +19,7 @@ MAX_PROBLEMS = 50
 _LIKELY_TEXT = (
     "text", "sentence", "review", "content", "body", "message", "comment", "tweet", "utterance", "document",
     "description", "question", "query", "title", "headline", "abstract", "summary", "input", "post", "email", "sms",
+    "file_name", "image", "audio", "path", "file",
 )  # fmt: skip
 _LIKELY_LABEL = (
     "label", "category", "class", "target", "sentiment", "intent", "topic", "tag", "genre", "emotion", "rating",

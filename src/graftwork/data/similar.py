@@ -13,9 +13,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from graftwork.data.media import modality_of
+
+if TYPE_CHECKING:
+    from graftwork.data.media import Media
 
 Ints = NDArray[np.int64]
 
@@ -33,7 +39,7 @@ def near_duplicate_groups(texts: Sequence[str], *, threshold: float = 0.8) -> In
     """Group texts that are nearly the same.
 
     Args:
-        texts: n texts.
+        texts: n texts; or media, which are compared in the way of their kind.
         threshold: least Jaccard similarity of two texts' shingles that links them, in (0, 1].
 
     Returns:
@@ -49,6 +55,10 @@ def near_duplicate_groups(texts: Sequence[str], *, threshold: float = 0.8) -> In
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], not {threshold}")
+    if texts and modality_of(texts[0]) != "text":
+        from graftwork.data.kinds import kind_of
+
+        return kind_of(modality_of(texts[0])).groups(cast("Sequence[Media]", texts))
     first_seen: dict[str, int] = {}
     of_row = np.array([first_seen.setdefault(text, len(first_seen)) for text in texts], dtype=np.int64)
     shingles = _shingle(list(first_seen))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
 from graftwork.data.dataset import Dataset
 from graftwork.data.findings import Finding, Severity
+from graftwork.data.languages import script_of
 from graftwork.data.rowchecks import finding, rows_phrase
 from graftwork.data.tokens import TextTokenizer, TokenCounts
 
 _NOTABLE = 0.01
 """Share of a class's tokens, or of the rows, from which it is a warning."""
 _MANY_CUT = 0.05
+_FOREIGN = 0.1
+"""Share of a script's tokens that are unknown, from which the tokenizer was not made for that script."""
+_LEAST_ROWS = 3
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def check_tokens(dataset: Dataset, tokenizer: TextTokenizer, max_length: int | N
         findings=(
             *_cut_rows(dataset, lengths, cut, max_length),
             *_unknown(dataset, counts, by_class),
+            *_unknown_scripts(dataset, counts),
             *_dropped(dataset, counts),
         ),
     )
@@ -101,6 +106,34 @@ def _unknown(dataset: Dataset, counts: Sequence[TokenCounts], by_class: dict[str
             examples=[f"{piece} ({count:,} times)" for piece, count in _most(pieces)],
         )
     ]
+
+
+def _unknown_scripts(dataset: Dataset, counts: Sequence[TokenCounts]) -> list[Finding]:
+    """Scripts that the tokenizer was not made for: an English one on Japanese rows."""
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, text in enumerate(dataset.texts):
+        if (script := script_of(text)) is not None:
+            rows[script].append(row)
+    found = []
+    for script, mine in sorted(rows.items()):
+        # Emojis and the like belong to no script, and are told of above.
+        unknown = sum(script_of(piece) is not None for row in mine for piece in counts[row].unknown_pieces)
+        share = _share(unknown, sum(counts[row].tokens for row in mine))
+        if len(mine) < _LEAST_ROWS or share < _FOREIGN:
+            continue
+        found.append(
+            finding(
+                "unknown-script",
+                "warning",
+                f"{rows_phrase(len(mine))} are in {script} script; "
+                f"{share:.0%} of their tokens are unknown to the base's tokenizer",
+                dataset,
+                mine,
+                remedy="The model sees no difference between tokens it does not know: choose a multilingual base "
+                "(multilingual-e5-small is one).",
+            )
+        )
+    return found
 
 
 def _dropped(dataset: Dataset, counts: Sequence[TokenCounts]) -> list[Finding]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import random
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from graftwork.demo.sources import Say, Source, fetch
 Row = tuple[str, str]
 
 _TEST_SHARE = 0.3
+CAPTION_LANGUAGES = ("en", "de", "es", "fi", "fr", "ja", "ko", "ru")
+_LEAST_PICTURES = 20  # of a topic, to be learned in every language
 
 
 def fetch_dataset(name: str, out: Path, *, say: Say | None = None) -> Path:
@@ -103,6 +107,29 @@ def _captions(files: Path, made: Path) -> None:
     write_split(made, rows())
 
 
+def _captions_by_language(files: Path, made: Path) -> None:
+    """A folder a language; translations of one caption are on the same side of the split.
+
+    Left out are topics of few pictures, captions that a language does not have, and texts that occur in two topics.
+    """
+    root = files / "usr" / "share" / "tuxpaint" / "stamps"
+    rows: dict[tuple[str, str], dict[str, set[str]]] = {}
+    pictures = {path: path.relative_to(root).parts[0] for path in sorted(root.rglob("*.txt"))}
+    topics = {topic for topic, count in Counter(pictures.values()).items() if count >= _LEAST_PICTURES}
+    for path, topic in pictures.items():
+        english, *others = _decode(path.read_bytes()).splitlines()
+        # By the English caption: several pictures have the same.
+        split = "test" if hashlib.sha256(english.strip().encode()).digest()[0] < 256 * _TEST_SHARE else "train"
+        texts = dict(line.split(".utf8=", 1) for line in others if ".utf8=" in line) | {"en": english}
+        for language in CAPTION_LANGUAGES:
+            text = texts.get(language, "").strip()
+            if text and topic in topics:
+                rows.setdefault((language, split), {}).setdefault(text, set()).add(topic)
+    for (language, split), labels in rows.items():
+        kept = sorted((text, *found) for text, found in labels.items() if len(found) == 1)
+        _write(made / language / f"{split}.csv", kept)
+
+
 def write_split(folder: Path, rows: Iterable[Row]) -> None:
     """Write train.csv and test.csv: 70 % and 30 % of the distinct texts, in an order drawn once and for all.
 
@@ -134,6 +161,14 @@ def _decode(data: bytes) -> str:
         text = data.decode("cp1252", "replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
+
+_STAMPS = Package(
+    name="tuxpaint-stamps-default",
+    version="2022.06.04-1",
+    sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+    size=160_880_444,
+    kind="debian",
+)
 
 DATASETS: Mapping[str, Source] = {
     "bbc": Source(
@@ -207,17 +242,35 @@ DATASETS: Mapping[str, Source] = {
     "captions": Source(
         title="captions of pictures for children, 16 topics",
         terms="GPL-2.0-or-later",
-        package=Package(
-            name="tuxpaint-stamps-default",
-            version="2022.06.04-1",
-            sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
-            size=160_880_444,
-            kind="debian",
-        ),
+        package=_STAMPS,
         digests={
             "test.csv": "3c378488b6342627bc16f176524275566de0048371445cfeaaad802d58486c72",
             "train.csv": "3361ac84dc27736a053590736f318bb735bd2f9f2ae32d852204115481421462",
         },
         build=_captions,
+    ),
+    "captions-by-language": Source(
+        title="captions of pictures for children in eight languages, 11 topics",
+        terms="GPL-2.0-or-later",
+        package=_STAMPS,
+        digests={
+            "de/test.csv": "8aea0e7fe770f23b65ae967d9bb4181632737b40286f489b5ae3c981f8777bae",
+            "de/train.csv": "f5902d95a43b40625d92c79b6f65695751fef088eed86e499f3d3bfa64ab4bad",
+            "en/test.csv": "2e2f557e7b2172973de773d72ffe0192c13373ddbfa3b408f5d02131a970d079",
+            "en/train.csv": "ae0d3f31a98af01680429d28b0d6ecc9e1422c52d642cf8bfd85cc961485dae3",
+            "es/test.csv": "8fb155daf6df8b042b9688019f55c1c779bea883d70cc7e99fd815e3930a8c75",
+            "es/train.csv": "24270f6fd5966348ad70d35c0163ad7b31201c9b567e6eabff0c2ba9b2ba23c6",
+            "fi/test.csv": "0788a37cd7176df42c187da3cea5a0c7d840dfad331a5d17506822cc596fa3a5",
+            "fi/train.csv": "77a84ca5ed0db83f5ff520897d9e89d461b1daf0b1dbf0ceca90c42150e078f7",
+            "fr/test.csv": "7da72741b80bfc1ce2ff8bae51f76b25df175f1a01da7250f0314443db06f8c2",
+            "fr/train.csv": "b41b3f9ec41bb50ef640cad586378b705818b13b709a74bdad8b0c9d7fa423c8",
+            "ja/test.csv": "72c5844252d26130c8a221a215a6c7ea4fbfe29e8c4c82f07276261077048627",
+            "ja/train.csv": "f70fe2a28d077029fefdcc479b4fc0e79f423f295051bd5682ec276dbe0792b6",
+            "ko/test.csv": "9263b06cc46f5ef31b31ce6c18427825f9cf1bde46905ddf7eae44dfe8ea8bc2",
+            "ko/train.csv": "c76c4d098051add64c1131c36d4c750f1ae980b02f2898a727f37d36f308cae2",
+            "ru/test.csv": "08ebded22fa24b41ff1a41a8b30a4077d85079274528cb3eb86584f4ee67d5c6",
+            "ru/train.csv": "a4d3ce7bfa50cdd495ea0a8c2937a458a348ac5ed84383ba16f07466d5e4a657",
+        },
+        build=_captions_by_language,
     ),
 }

@@ -14,10 +14,14 @@ from graftwork.evaluation.tables import (
     class_table,
     comparison_table,
     confusion_table,
+    curves_table,
     mistakes_table,
     quality_table,
+    transfer_table,
 )
 from graftwork.evaluation.temperature import fit_temperature
+from graftwork.evaluation.transfer import ReferenceRun, TransferReport, compare_with_references, learning_curves
+from graftwork.evaluation.transferability import h_score, log_me, nearest_neighbour_accuracy
 
 __all__ = [
     "Baseline",
@@ -26,16 +30,25 @@ __all__ = [
     "Evaluation",
     "Interval",
     "PairedDifference",
+    "ReferenceRun",
     "Table",
+    "TransferReport",
     "class_table",
     "compare_classifiers",
+    "compare_with_references",
     "comparison_table",
     "confusion_table",
+    "curves_table",
     "evaluate",
     "fit_temperature",
+    "h_score",
     "holm",
+    "learning_curves",
+    "log_me",
     "mistakes_table",
+    "nearest_neighbour_accuracy",
     "paired_difference",
     "quality_table",
     "rows_needed",
+    "transfer_table",
 ]

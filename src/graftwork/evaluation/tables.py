@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from graftwork.evaluation.comparison import Comparison
 from graftwork.evaluation.results import Baseline, Evaluation, Interval
+from graftwork.evaluation.transfer import Curve, RowsNeeded, TransferReport
 
 _UNKNOWN = "–"
 
@@ -136,6 +137,64 @@ def comparison_table(comparison: Comparison) -> Table:
         tuple(rows),
         " ".join([note, *hints]),
     )
+
+
+def transfer_table(report: TransferReport, *, name: str = "this adapter") -> Table:
+    """An adapter beside what was trained from the same rows in other ways.
+
+    Args:
+        report: what was measured.
+        name: the adapter.
+    """
+    own = (name, percent(report.accuracy), *[_UNKNOWN] * 5)
+    others = (
+        (
+            one.name,
+            percent(one.accuracy),
+            f"{one.ratio.value:.2f} [{one.ratio.low:.2f}, {one.ratio.high:.2f}]",
+            _signed_percent(one.difference.difference),
+            f"{one.p_value:.2g}",
+            one.verdict,
+            f"{one.seconds:.1f} s" + (f" ({one.times_faster:.1f} x)" if one.times_faster is not None else ""),
+        )
+        for one in report.against
+    )
+    gap = f"Generalisation gap (training rows minus test rows): {_signed_percent(report.gap)}."
+    return Table(
+        f"What transfer was worth: {report.train_rows:,} rows to train on, {report.test_rows:,} to judge on",
+        ("", "accuracy", "transfer ratio", "difference", "p", "transfer", "seconds"),
+        (own, *others),
+        f"In brackets: {report.level:.0%} intervals, paired; p: exact McNemar test (Holm). {gap}",
+    )
+
+
+def curves_table(report: TransferReport) -> Table:
+    """Learning curves: accuracy by number of training rows."""
+    counts = sorted({point.rows for curve in report.curves for point in curve.points})
+    accuracies = {
+        curve.name: {point.rows: percent(point.accuracy) for point in curve.points} for curve in report.curves
+    }
+    return Table(
+        "Accuracy by number of training rows",
+        ("rows", *(curve.name for curve in report.curves)),
+        tuple((f"{count:,}", *(at.get(count, _UNKNOWN) for at in accuracies.values())) for count in counts),
+        " ".join(_needs(curve) for curve in report.curves if curve.needed is not None),
+    )
+
+
+def _needs(curve: Curve) -> str:
+    assert curve.needed is not None
+    most = curve.points[-1].rows
+    if curve.needed.rows is None:
+        return f"{curve.name} is not as good as all rows of {curve.of} with up to {most:,} rows."
+    fewest = curve.points[0].rows
+    rows = f"{fewest:,} rows or fewer" if curve.needed.rows <= fewest else f"about {curve.needed.rows:,} rows"
+    return f"{curve.name} is as good as all rows of {curve.of} with {rows} {_limits(curve.needed)}."
+
+
+def _limits(needed: RowsNeeded) -> str:
+    low, high = ("never" if limit is None else f"{limit:,}" for limit in (needed.low, needed.high))
+    return f"[{low}, {high}]"
 
 
 def percent(interval: Interval) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import ArtifactInvalid, Problem
 from graftwork.registry.safetensors_header import Header, HeaderInvalid, TensorPlace, read_header
+from graftwork.registry.tasks import check_tasks
 
 if TYPE_CHECKING:
     from graftwork.registry.manifest import Manifest
@@ -148,6 +149,7 @@ def check_manifest(manifest: Manifest, content: bytes, limits: ArtifactLimits = 
     if total > limits.total_bytes:
         problems.append(Problem("", f"{total} bytes in all; {limits.total_bytes} are allowed"))
     problems += [Problem(MANIFEST, f"label {label!r} occurs twice") for label in _repeated(manifest.labels)]
+    problems += check_tasks(manifest)
     tensors = [spec.name for spec in manifest.tensors]
     problems += [Problem(MANIFEST, f"tensor {name!r} occurs twice") for name in _repeated(tensors)]
     problems += [

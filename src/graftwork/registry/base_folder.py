@@ -17,6 +17,7 @@ from graftwork.registry.safetensors_header import Header, HeaderInvalid, header_
 from graftwork.registry.spans import FileSpan
 
 WEIGHTS = ".safetensors"
+_GRAPH = ".onnx"
 _TAKEN = {WEIGHTS, ".json", ".txt", ".model", ".vocab", ".tiktoken", ".bpe", ".jinja", ".md", ".yaml", ".yml"}
 _TAKEN_NAMES = {"LICENSE", "NOTICE", "README"}
 _OTHER_WEIGHTS = {
@@ -84,7 +85,11 @@ def plan_folder(folder: Path) -> FolderPlan:
             f"the folder {folder} cannot be read: {error}", remedy="Check its permissions."
         ) from error
     if not any(path.endswith(WEIGHTS) for path in found):
-        problems.append(_no_weights(skipped))
+        graph = _graph_files(folder, skipped)
+        found |= graph
+        skipped = [path for path in skipped if path not in graph]
+        if not graph:
+            problems.append(_no_weights(skipped))
     files: list[PlannedFile] = []
     headers: dict[str, Header] = {}
     for path in sorted(found):
@@ -105,6 +110,17 @@ def plan_folder(folder: Path) -> FolderPlan:
             "AutoModel.from_pretrained(folder).save_pretrained(new_folder).",
         )
     return FolderPlan(tuple(files), tuple(sorted(skipped)))
+
+
+def _graph_files(folder: Path, skipped: list[str]) -> dict[str, Path]:
+    """An ONNX graph and its weights beside it, at the top of a folder without safetensors.
+
+    Neither may be a link: `backbones.onnx_graph` has read what is stored.
+    """
+    graphs = [path for path in skipped if path.endswith(_GRAPH) and "/" not in path]
+    names = {name for path in graphs for name in (path, f"{path}.data", f"{path}_data")}
+    places = {name: folder / name for name in names & {*skipped}}
+    return {name: place for name, place in places.items() if place.is_file() and not place.is_symlink()}
 
 
 def is_safe_path(path: str) -> bool:

@@ -13,9 +13,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from graftwork.data.findings import Finding
+from graftwork.data.media import Modality
 
+TASK_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 DTypeName = Literal["float32", "bfloat16", "float16"]
+TaskName = Annotated[str, StringConstraints(pattern=TASK_NAME)]
 BaseBits = Literal["int8", "nf4"]
 TensorDTypeName = Literal["float32", "bfloat16", "float16", "uint8", "int32"]
 
@@ -84,17 +87,39 @@ class AdaptationRecord(_Frozen):
     considered: tuple[dict[str, Any], ...]
 
 
+class TaskRecord(_Frozen):
+    """One of several tasks that an adapter answers.
+
+    Attributes:
+        name: of the task.
+        labels: its labels, in the order of its rows of the head.
+        temperature: the logits of these rows are divided by it before a softmax over them alone.
+        dataset: which rows it was made from.
+        metrics: the evaluation on the task's test rows, None when there were none.
+        alone: how the task does here against an adapter trained for it alone, None when none was trained.
+    """
+
+    name: TaskName
+    labels: tuple[str, ...] = Field(min_length=2)
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    dataset: DatasetRecord
+    metrics: dict[str, Any] | None = None
+    alone: dict[str, Any] | None = None
+
+
 class Manifest(_Frozen):
     """What an adapter is.
 
     Attributes:
-        format: version of this schema.
+        format: version of this schema: 2 for an adapter of several tasks, which earlier releases refuse.
         base: fingerprint of the base model.
         parent: digest of the adapter it descends from, or None for a child of the base itself.
         continues: digest of the version that it went on from, None when it was trained anew; nothing of it is needed.
         strategy: `feature-extraction`, `lora` and so on.
         strategy_settings: what the strategy was told, every default resolved.
-        labels: label names in the order of the head's rows.
+        labels: label names in the order of the head's rows; of several tasks `task/label` each.
+        tasks: the tasks of an adapter that answers several, in the order of the head's rows.
+        modality: what the base reads; of texts it is not written.
         pooling: how the base's token vectors are pooled.
         prompt: text put before every input, as the base wants it ("query: " for E5).
         max_length: tokens kept of an input, special tokens included.
@@ -118,13 +143,15 @@ class Manifest(_Frozen):
         packages: versions of the packages that decide the bytes.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     base: Sha256
     parent: Sha256 | None = None
     continues: Sha256 | None = Field(None, exclude_if=lambda value: value is None)
     strategy: str
     strategy_settings: dict[str, Any] = {}
     labels: tuple[str, ...] = Field(min_length=2)
+    tasks: tuple[TaskRecord, ...] = Field((), exclude_if=lambda value: not value)
+    modality: Modality = Field("text", exclude_if=lambda value: value == "text")
     pooling: Pooling
     prompt: str = ""
     max_length: int = Field(ge=1)

@@ -20,6 +20,7 @@ import torch
 from graftwork.backbones.belonging import check_belongs
 from graftwork.errors import ArtifactInvalid, GraftworkError, NotFound, SettingsInvalid
 from graftwork.registry.chain import MOST_ANCESTORS, parent_missing, too_deep
+from graftwork.registry.tasks import TaskColumns, columns_of, temperatures_of
 from graftwork.serving.cache import embedding_domain
 from graftwork.serving.delta import CONFIG, TENSORS, Delta, Place, read_delta, stacked_delta
 from graftwork.serving.heads import Head, MlpHead
@@ -43,6 +44,7 @@ class LoadedAdapter:
     Attributes:
         key: its identity.
         labels: label names in the order of the head's rows.
+        tasks: which of these rows are whose, when it answers several tasks.
         pooling: how token vectors become one.
         max_length: tokens kept of a text.
         head: its classifier.
@@ -63,6 +65,7 @@ class LoadedAdapter:
     own: OwnDelta | None = None
     shares: AdapterKey | None = None
     domain: int = 0
+    tasks: tuple[TaskColumns, ...] = ()
     unpaid: list[float] = field(default_factory=list)
 
     @property
@@ -298,7 +301,17 @@ def load_adapter(
     if parent is not None and parent.delta is not None:
         shares = parent.body if delta is None else None
         delta = parent.delta if delta is None else stacked_delta(parent.delta, delta)
-    adapter = LoadedAdapter(key, manifest.labels, manifest.pooling, manifest.max_length, head, delta, own, shares)
+    adapter = LoadedAdapter(
+        key,
+        manifest.labels,
+        manifest.pooling,
+        manifest.max_length,
+        head,
+        delta,
+        own,
+        shares,
+        tasks=columns_of(manifest),
+    )
     if adapter.split is not None and adapter.split < manifest.split:
         raise ArtifactInvalid(
             f"layer {adapter.split} is adapted, but the manifest says that all below {manifest.split} are the base's",
@@ -330,4 +343,4 @@ def _read_head(content: bytes, manifest: Manifest, device: torch.device) -> Head
     weight, bias = tensors["head.weight"].to(device), tensors["head.bias"].to(device)
     if manifest.hidden:
         return MlpHead(tensors["hidden.weight"], tensors["hidden.bias"], weight, bias, manifest.temperature)
-    return Head(weight, bias, manifest.temperature)
+    return Head(weight, bias, temperatures_of(manifest) if manifest.tasks else manifest.temperature)

@@ -145,7 +145,7 @@ class Admission:
             return None  # whoever computes it finds out what is wrong
         tokens = sum([tokens for _, tokens in found])
         self._meter.answered_at_once(tenant, len(texts), tokens)
-        return Classified(loaded.labels, logits, adapter, tokens)
+        return Classified(loaded.labels, logits, adapter, tokens, tasks=loaded.tasks)
 
     def _admitted(self, wish: Wish, texts: Texts) -> Pending:
         pending = Pending(

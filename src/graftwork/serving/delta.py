@@ -118,11 +118,12 @@ def adaptable(backbone: TextBackbone) -> dict[str, Place]:
     hooks = [place.module.register_forward_pre_hook(note) for place in places.values()]
     try:
         with torch.inference_mode():
-            backbone.forward(backbone.collate([[0, 0, 0], [0, 0, 0]]))
+            backbone.forward(backbone.sample)
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: place for name, place in places.items() if seen.get(place.module) == (2, 3, place.inputs)}
+    rows = tuple(backbone.sample.attention_mask.shape)
+    return {name: place for name, place in places.items() if seen.get(place.module) == (*rows, place.inputs)}
 
 
 def read_delta(config: bytes, tensors: bytes, places: Mapping[str, Place], dtype: torch.dtype) -> Delta:

@@ -12,7 +12,7 @@ from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Plan, Updates
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone, TokenBatch
+    from graftwork.backbones.backbone import Batch, TextBackbone
 
 
 ForwardFactory = Callable[["TextBackbone", Mapping[str, Place], Meter], "Forward"]
@@ -30,18 +30,18 @@ class Forward:
         self._backbone = backbone
         self._updates = Updates(places)
 
-    def whole(self, batch: TokenBatch, plan: Plan) -> Tensor:
+    def whole(self, batch: Batch, plan: Plan) -> Tensor:
         """The last hidden state `[rows, tokens, width]` in the backbone's dtype; an empty plan is the base alone."""
         if not plan:
             return self._backbone.forward(batch)
         with self._updates.applied(plan):
             return self._backbone.forward(batch)
 
-    def trunk(self, batch: TokenBatch, split: int) -> Tensor:
+    def trunk(self, batch: Batch, split: int) -> Tensor:
         """What layer `split` of the base alone receives: `[rows, tokens, width]`."""
         return self._backbone.trunk(batch, split)
 
-    def tail(self, activations: Tensor, batch: TokenBatch, split: int, plan: Plan) -> Tensor:
+    def tail(self, activations: Tensor, batch: Batch, split: int, plan: Plan) -> Tensor:
         """The last hidden state when layer `split` receives `activations [rows, tokens, width]`."""
         if not plan:
             return self._backbone.tail(activations, batch, split)

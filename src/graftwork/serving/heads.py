@@ -28,7 +28,7 @@ class Head:
     Args:
         weight: float32 `[classes, width]`.
         bias: float32 `[classes]`.
-        temperature: the logits are divided by it.
+        temperature: the logits are divided by it; `[classes]` of several tasks, whose heads are packed into one.
 
     Attributes:
         weight: float64 `[classes, width]`, divided by the temperature.
@@ -37,8 +37,8 @@ class Head:
 
     __slots__ = ("bias", "weight")
 
-    def __init__(self, weight: Tensor | Matrix, bias: Tensor | Vector, temperature: float) -> None:
-        self.weight: Double = _host(weight).astype(np.float64) / temperature
+    def __init__(self, weight: Tensor | Matrix, bias: Tensor | Vector, temperature: float | Double) -> None:
+        self.weight: Double = _host(weight).astype(np.float64) / np.reshape(temperature, (-1, 1))
         self.bias: Double = _host(bias).astype(np.float64) / temperature
 
     @property

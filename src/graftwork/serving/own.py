@@ -17,7 +17,7 @@ from graftwork.serving.prefix import read_prefix_delta
 from graftwork.serving.weights import read_weights_delta
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone, TokenBatch
+    from graftwork.backbones.backbone import Batch, TextBackbone
 
 
 class OwnDelta(Protocol):
@@ -38,7 +38,7 @@ class OwnDelta(Protocol):
         """Bytes of all its tensors."""
         ...
 
-    def hidden(self, backbone: TextBackbone, batch: TokenBatch, deltas: Sequence[OwnDelta]) -> Tensor:
+    def hidden(self, backbone: TextBackbone, batch: Batch, deltas: Sequence[OwnDelta]) -> Tensor:
         """The last hidden state `[rows, tokens, width]` of a group, in the backbone's dtype.
 
         The backbone is the same afterwards, also when this fails.

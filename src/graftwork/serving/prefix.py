@@ -14,7 +14,7 @@ from graftwork.errors import ArtifactInvalid, Problem
 from graftwork.registry.artifact import DELTA
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone, TokenBatch
+    from graftwork.backbones.backbone import Batch, TextBackbone
     from graftwork.serving.own import OwnDelta
 
 
@@ -49,7 +49,7 @@ class PrefixDelta:
         """Bytes of all keys and values."""
         return self.keys.nbytes + self.values.nbytes
 
-    def hidden(self, backbone: TextBackbone, batch: TokenBatch, deltas: Sequence[OwnDelta]) -> Tensor:
+    def hidden(self, backbone: TextBackbone, batch: Batch, deltas: Sequence[OwnDelta]) -> Tensor:
         """The last hidden state `[rows, tokens, width]`, each row behind its own prefix."""
         own = cast("Sequence[PrefixDelta]", deltas)
         layers = range(min(delta.split for delta in own), backbone.num_layers)

@@ -19,6 +19,7 @@ from graftwork.serving.texts import Texts
 
 if TYPE_CHECKING:
     from graftwork.registry.manifest import Pooling
+    from graftwork.registry.tasks import TaskColumns
     from graftwork.serving.adapters import LoadedAdapter
 
 Vector = NDArray[np.float32]
@@ -49,6 +50,7 @@ class Classified:
         digest: digest of the adapter that answered.
         tokens: tokens computed for this request, special tokens included, padding not.
         queue_seconds: from admission to the start of the first batch.
+        tasks: which columns are whose, of an adapter that answers several tasks.
     """
 
     labels: tuple[str, ...]
@@ -56,11 +58,18 @@ class Classified:
     digest: str
     tokens: int
     queue_seconds: float = 0.0
+    tasks: tuple[TaskColumns, ...] = ()
 
     @property
     def probabilities(self) -> Matrix:
-        """Softmax of the logits, float32 `[texts, classes]`; each row sums to one."""
+        """Softmax of the logits, float32 `[texts, classes]`; each row sums to one for each task."""
+        if self.tasks:
+            return np.concatenate([self.part(task).probabilities for task in self.tasks], axis=1)
         return _softmax(self.logits)
+
+    def part(self, task: TaskColumns) -> Classified:
+        """What is answered for one of the tasks."""
+        return Classified(task.labels, self.logits[:, task.columns], self.digest, self.tokens, self.queue_seconds)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,7 +212,7 @@ class Pending:
         adapter = self.rows[0].adapter
         result: Classified | Embedded
         if self.head and adapter is not None:
-            result = Classified(adapter.labels, matrix, adapter.key.digest, tokens, waited)
+            result = Classified(adapter.labels, matrix, adapter.key.digest, tokens, waited, adapter.tasks)
         else:
             result = Embedded(matrix, tokens, waited, self.adapter)
         if self._settle():

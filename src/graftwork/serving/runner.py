@@ -144,7 +144,7 @@ class Runner:
         """The same for bodies of one group of their own."""
         deltas = [body.own for body in bodies if body.own is not None]
         batch = self._backbone.collate([body.ids for body in bodies])
-        self._meter.add(computed_rows=len(bodies), padded_tokens=batch.input_ids.numel())
+        self._meter.add(computed_rows=len(bodies), padded_tokens=batch.attention_mask.numel())
         with self._phase("tail"):
             return deltas[0].hidden(self._backbone, batch, deltas)
 
@@ -153,7 +153,7 @@ class Runner:
         texts = [body.ids for body in bodies]
         plan = self._stack.plan([leases[body.delta] if body.delta else None for body in bodies])
         batch = self._backbone.collate(texts)
-        self._meter.add(computed_rows=len(bodies), padded_tokens=batch.input_ids.numel())
+        self._meter.add(computed_rows=len(bodies), padded_tokens=batch.attention_mask.numel())
         if not split:
             with self._phase("tail"):
                 return self._forward.whole(batch, plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from graftwork.errors import Problem, RequestInvalid
 from graftwork.serving.cache import text_digest
@@ -62,7 +62,10 @@ class Texts:
         known = self._ids.get(key)
         if known is None:
             unique = list(dict.fromkeys(self._texts))
-            known = self._ids[key] = dict(zip(unique, map(tuple, backbone.encode(unique, max_length)), strict=True))
+            rows = backbone.encode(unique, max_length)
+            # Media are tuples already, of a kind that has more to it.
+            ids = map(tuple, rows) if backbone.modality == "text" else cast("Sequence[tuple[int, ...]]", rows)
+            known = self._ids[key] = dict(zip(unique, ids, strict=True))
         return [known[text] for text in self._texts]
 
 

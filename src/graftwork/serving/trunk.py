@@ -91,7 +91,9 @@ class Trunks:
         parts: dict[Ids, Tensor] = {}
         if missing:
             hidden = self._forward.trunk(self._backbone.collate(missing), split)
-            parts = {ids: row[: len(ids)] for ids, row in zip(missing, hidden.unbind(), strict=True)}
+            # Feature maps `[texts, channels, height, width]` have no padding.
+            rows = hidden.unbind()
+            parts = {ids: row[: len(ids)] if row.ndim == 2 else row for ids, row in zip(missing, rows, strict=True)}
             for ids, part in parts.items():
                 self._cache.put(domain, keys[ids], part.cpu())
             if not kept:

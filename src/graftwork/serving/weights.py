@@ -21,7 +21,7 @@ from graftwork.adaptation.parameters import ParameterPlace, parameter_places
 from graftwork.adaptation.weight_files import StoredWeights, read_weights
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone, TokenBatch
+    from graftwork.backbones.backbone import Batch, TextBackbone
     from graftwork.serving.own import OwnDelta
 
 _Changed = tuple[ParameterPlace, Change]
@@ -66,7 +66,7 @@ class WeightsDelta:
         """Its own rows run together, nobody else's with them."""
         return self
 
-    def hidden(self, backbone: TextBackbone, batch: TokenBatch, deltas: Sequence[OwnDelta]) -> Tensor:
+    def hidden(self, backbone: TextBackbone, batch: Batch, deltas: Sequence[OwnDelta]) -> Tensor:
         """The last hidden state `[rows, tokens, width]`, in the backbone's dtype; see `OwnDelta.hidden`."""
         with self._in_place(backbone):
             return backbone.forward(batch)

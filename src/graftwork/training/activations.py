@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +23,7 @@ from graftwork.backbones.backbone import length_sorted_batches
 
 if TYPE_CHECKING:
     from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import TextBackbone, TokenBatch
+    from graftwork.backbones.backbone import Batch, TextBackbone
 
 _MEMORY = 2 * 2**30
 
@@ -36,7 +37,7 @@ class Activations:
 
     Args:
         backbone: the frozen backbone.
-        ids: token ids of each row.
+        ids: each row, encoded.
         split: index of the tail's first layer.
         memory: bytes that may be kept in memory.
         folder: for the file; the system's temporary folder by default.
@@ -60,9 +61,17 @@ class Activations:
         self._ids = ids
         self._split = split
         self.lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        # Feature maps are kept whole, a row each; of everything else there is a row a token.
+        self._row_shape = backbone.row_shape(split) if split > 0 else None
+        # Rows of the same tokens, as a text has that is labelled for several tasks, are kept once.
+        place: dict[tuple[int, ...], int] = {}
+        self._place = [place.setdefault(tuple(tokens), len(place)) for tokens in ids]
+        self._unique = np.unique(np.array(self._place, dtype=np.int64), return_index=True)[1]
+        lengths = self.lengths[self._unique]
+        counts = lengths if self._row_shape is None else np.ones_like(lengths)
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
         self.place: Literal["nowhere", "memory", "disk"] = "nowhere"
-        # The tokens of all rows one after the other, [tokens, width].
+        # The tokens of all kept rows one after the other, [tokens, width]; or [rows, channels, height, width].
         self._kept: Tensor | None = self._room(memory, folder) if split > 0 and ids else None
         self.bytes_kept = 0 if self._kept is None else self._kept.nbytes
         if self._kept is not None:
@@ -79,13 +88,17 @@ class Activations:
             digest.update(np.asarray(tokens, dtype=np.int64).tobytes())
         return digest.hexdigest()
 
-    def batch(self, rows: Sequence[int]) -> tuple[Tensor, TokenBatch]:
-        """The tail's input `[rows, tokens, width]` for these rows, and their token batch."""
-        batch = self._backbone.collate([self._ids[row] for row in rows])
+    def batch(self, rows: Sequence[int]) -> tuple[Tensor, Batch]:
+        """The tail's input `[rows, tokens, width]` for these rows, and their batch."""
+        chosen = [self._ids[row] for row in rows]
         if self._kept is None:
+            batch = self._backbone.collate(chosen)
             with torch.no_grad():
                 return self._backbone.trunk(batch, self._split), batch
-        parts = [self._kept[self._starts[row] : self._starts[row + 1]] for row in rows]
+        batch = self._backbone.outline(chosen)
+        if self._row_shape is not None:
+            return self._kept[self._places(rows)].to(self._backbone.device), batch
+        parts = [self._kept[self._starts[place] : self._starts[place + 1]] for place in self._places(rows)]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(self._backbone.device), batch
 
     def vectors(self, rows: Sequence[int], attachment: Attachment) -> Tensor:
@@ -104,10 +117,14 @@ class Activations:
         """All rows in batches of similar length, for evaluation."""
         return length_sorted_batches(self.lengths.tolist(), self._backbone.batch_tokens)
 
+    def _places(self, rows: Sequence[int]) -> list[int]:
+        """Where the rows are among those that are kept."""
+        return [self._place[row] for row in rows]
+
     def _room(self, memory: float, folder: Path | None) -> Tensor | None:
         """An empty tensor for everything, in memory or in a file; None when there is room in neither."""
-        shape = (int(self._starts[-1]), self._backbone.width)
-        size = shape[0] * shape[1] * self._backbone.dtype.itemsize
+        shape = (int(self._starts[-1]), *(self._row_shape or (self._backbone.width,)))
+        size = prod(shape) * self._backbone.dtype.itemsize
         if size <= memory:
             self.place = "memory"
             return torch.empty(shape, dtype=self._backbone.dtype, device=self._backbone.device)
@@ -119,22 +136,25 @@ class Activations:
         return mapped
 
     def _compute(self, kept: Tensor) -> None:
-        for rows in self.batches():
-            batch = self._backbone.collate([self._ids[row] for row in rows])
+        lengths = self.lengths[self._unique].tolist()
+        for places in length_sorted_batches(lengths, self._backbone.batch_tokens):
+            batch = self._backbone.collate([self._ids[self._unique[place]] for place in places])
             with torch.no_grad():
                 hidden = self._backbone.trunk(batch, self._split)
-            for place, row in enumerate(rows):
-                kept[self._starts[row] : self._starts[row + 1]] = hidden[place, : len(self._ids[row])]
+            for row, place in enumerate(places):
+                kept[self._starts[place] : self._starts[place + 1]] = (
+                    hidden[row, : lengths[place]] if self._row_shape is None else hidden[row : row + 1]
+                )
 
 
-def _mapped(shape: tuple[int, int], dtype: torch.dtype, size: int, folder: Path | None) -> Tensor:
+def _mapped(shape: tuple[int, ...], dtype: torch.dtype, size: int, folder: Path | None) -> Tensor:
     """A tensor in a file whose name is removed at once: nothing is left of it when the process is killed."""
     descriptor, name = tempfile.mkstemp(prefix="activations-", dir=folder)
     try:
         if sys.platform == "linux":
             # All of it now: a full disk is an error here and would kill the process at a later write to the mapping.
             os.posix_fallocate(descriptor, 0, size)
-        return torch.from_file(name, shared=True, size=shape[0] * shape[1], dtype=dtype).reshape(shape)
+        return torch.from_file(name, shared=True, size=prod(shape), dtype=dtype).reshape(shape)
     finally:
         os.close(descriptor)
         Path(name).unlink()

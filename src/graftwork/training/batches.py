@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +29,6 @@ def epoch_batches(lengths: NDArray[np.int64], size: int, *, seed: int, epoch: in
         bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
         batches += [bucket[place : place + size].tolist() for place in range(0, len(bucket), size)]
     return [batches[int(place)] for place in random.permutation(len(batches))]
-
-
-def batches_of_all_epochs(lengths: NDArray[np.int64], size: int, *, seed: int) -> Iterator[list[int]]:
-    """The batches of `epoch_batches`, epoch after epoch, without end."""
-    for epoch in itertools.count(1):
-        yield from epoch_batches(lengths, size, seed=seed, epoch=epoch)
 
 
 def micro_batches(rows: Sequence[int], size: int) -> list[list[int]]:

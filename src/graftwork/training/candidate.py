@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from graftwork.adaptation.strategy import Delta
     from graftwork.data.findings import Finding
+    from graftwork.training.history import Judged
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Candidate:
         hidden: weights `[hidden, width]` and bias `[hidden]` of the head's hidden layer, None when it is linear.
         learning_rate: highest rate it was trained with; None when nothing was but the head.
         warnings: what training warned of.
+        judged: the evaluations on the validation rows while a delta was trained, the start's first.
     """
 
     strategy: str
@@ -40,3 +42,4 @@ class Candidate:
     hidden: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
     learning_rate: float | None = None
     warnings: tuple[Finding, ...] = ()
+    judged: tuple[Judged, ...] = ()

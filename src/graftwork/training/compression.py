@@ -7,6 +7,7 @@ uncompressed weights is lowered by Adam. No label is needed, and the head stays 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,11 @@ from graftwork.backbones.recompute import recomputed
 from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.activations import Activations
 from graftwork.training.progress import Progress
+from graftwork.training.task_logits import fit_temperatures, own_probabilities
 
 if TYPE_CHECKING:
     from graftwork.adaptation.weights import WeightsAttachment
+    from graftwork.registry.tasks import TaskColumns
 
 # Of factors that are 1 at first; found on MiniLM (docs/decisions/0054-weight-deltas.md).
 _LEARNING_RATE = 0.02
@@ -45,18 +48,19 @@ class Compressed:
     untuned: Tensor
     stored: Tensor
 
-    def cost(self, labels: NDArray[np.int64]) -> str:
+    def cost(self, labels: NDArray[np.int64], tasks: Sequence[TaskColumns] = ()) -> str:
         """What it costs on these rows, in words: accuracy and calibrated log loss before and after.
 
         Args:
             labels: class indices `[validation rows]`.
+            tasks: whose the classes are, when there are several tasks.
         """
         told = f"stored {self.encoding}; on {len(labels)} validation rows " + _quality(
-            self.trained, labels, "as trained"
+            self.trained, labels, tasks, "as trained"
         )
         if self.encoding == "one-bit":
-            told += ", " + _quality(self.untuned, labels, "as signs")
-        return told + ", " + _quality(self.stored, labels, "as stored")
+            told += ", " + _quality(self.untuned, labels, tasks, "as signs")
+        return told + ", " + _quality(self.stored, labels, tasks, "as stored")
 
 
 def compress(
@@ -69,6 +73,7 @@ def compress(
     seed: int,
     progress: Progress,
     recompute: bool = False,
+    tasks: Sequence[TaskColumns] = (),
 ) -> Compressed:
     """Let a trained attachment go over to what will be stored, and train the scales of that.
 
@@ -81,7 +86,9 @@ def compress(
         seed: decides the order of rows.
         progress: told of every step.
         recompute: keep less for the way back (see `FineTuningSettings.gradient_checkpointing`).
+        tasks: whose the classes are, when there are several tasks.
     """
+    parts = [task.columns for task in tasks] or [slice(None)]
     head = nn.Linear(weight.shape[1], weight.shape[0]).requires_grad_(False)
     head.weight.copy_(weight)
     head.bias.copy_(bias)
@@ -96,7 +103,7 @@ def compress(
     untuned = _all_logits(attachment, head, validation)
     if factors:
         with recomputed(attachment.backbone, recompute):
-            _train_scales(attachment, factors, head, train, wanted, seed, progress)
+            _train_scales(attachment, factors, head, train, wanted, parts, seed, progress)
     stored = _all_logits(attachment, head, validation)
     return Compressed(attachment.encoding, trained.cpu(), untuned.cpu(), stored.cpu())
 
@@ -107,6 +114,7 @@ def _train_scales(
     head: nn.Linear,
     train: Activations,
     wanted: Tensor,
+    parts: Sequence[slice],
     seed: int,
     progress: Progress,
 ) -> None:
@@ -116,14 +124,19 @@ def _train_scales(
     optimizer = torch.optim.Adam(factors, lr=_LEARNING_RATE)
     for step, rows in enumerate(batches):
         optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 - step / len(batches))
-        found = head(train.vectors(rows, attachment)).log_softmax(dim=1)
-        divergence = nn.functional.kl_div(
-            found, wanted[rows].log_softmax(dim=1), reduction="batchmean", log_target=True
-        )
+        found = head(train.vectors(rows, attachment))
+        divergence = torch.stack([_divergence(found[:, part], wanted[rows][:, part]) for part in parts]).sum()
         optimizer.zero_grad(set_to_none=True)
         divergence.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         progress.advance(1, divergence=float(divergence.detach()))
+
+
+def _divergence(found: Tensor, wanted: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the classes' probabilities, mean over the rows."""
+    return nn.functional.kl_div(
+        found.log_softmax(dim=1), wanted.log_softmax(dim=1), reduction="batchmean", log_target=True
+    )
 
 
 def _all_logits(attachment: WeightsAttachment, head: nn.Linear, activations: Activations) -> Tensor:
@@ -135,9 +148,12 @@ def _all_logits(attachment: WeightsAttachment, head: nn.Linear, activations: Act
     return logits
 
 
-def _quality(logits: Tensor, labels: NDArray[np.int64], when: str) -> str:
+def _quality(logits: Tensor, labels: NDArray[np.int64], tasks: Sequence[TaskColumns], when: str) -> str:
     exact = logits.double().numpy()
-    own = probabilities(exact, fit_temperature(exact, labels))
+    if tasks:
+        own = own_probabilities(exact, labels, tasks, fit_temperatures(exact, labels, tasks))
+    else:
+        own = probabilities(exact, fit_temperature(exact, labels))
     accuracy = (own.argmax(axis=1) == labels).mean()
     loss = -np.log(own[np.arange(len(labels)), labels]).mean()
     return f"accuracy {accuracy:.1%} and log loss {loss:.3f} {when}"

@@ -19,6 +19,7 @@ from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
 from graftwork.training.domains.settings import Adaptation, DomainSettings
 from graftwork.training.mistakes import contradictions, problems_of, without_effect
+from graftwork.training.sampling import TasksSettings
 
 
 class FineTuningSettings(BaseModel):
@@ -95,6 +96,7 @@ class TrainingConfig(BaseModel):
         prefix_tuning: what prefix tuning trains.
         partial: which layers partial fine-tuning trains, and how they are stored.
         full: how what full fine-tuning trained is stored.
+        tasks: how several tasks are trained together.
         base_dtype: keep the frozen base's linear layers in 8 bits (`int8`) or 4 (`nf4`) while training (bitsandbytes);
             by default they have the backbone's dtype.
         adaptation: how to adapt to a domain of which there are rows without labels; None without such rows.
@@ -118,6 +120,7 @@ class TrainingConfig(BaseModel):
     prefix_tuning: PrefixTuningSettings = PrefixTuningSettings()
     partial: PartialSettings = PartialSettings()
     full: FullSettings = FullSettings()
+    tasks: TasksSettings = Field(TasksSettings(), exclude_if=lambda value: value == TasksSettings())
     base_dtype: Literal["int8", "nf4"] | None = Field(None, exclude_if=lambda value: value is None)
     adaptation: Adaptation | None = Field(None, exclude_if=lambda value: value is None)
     domains: DomainSettings = Field(DomainSettings(), exclude_if=lambda value: value == DomainSettings())

@@ -139,6 +139,11 @@ def continue_training(
 
 def _check_continued(previous: Artifact) -> None:
     manifest = previous.manifest
+    if manifest.tasks:
+        raise SettingsInvalid(
+            "an adapter that answers several tasks cannot be continued",
+            remedy="Train it anew on all rows of all tasks: graft train --task NAME=FILE --task NAME=FILE.",
+        )
     if manifest.strategy not in CHAINED or manifest.hidden:
         what = "feature extraction with a hidden layer" if manifest.hidden else manifest.strategy
         raise SettingsInvalid(

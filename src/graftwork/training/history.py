@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ class Judged:
         loss: weighted mean cross-entropy.
         accuracy: share of rows whose label is the most probable.
         below: it is below the start beyond chance.
+        by_task: the loss of each task, of several.
     """
 
     step: int
@@ -23,6 +25,7 @@ class Judged:
     loss: float
     accuracy: float
     below: bool = False
+    by_task: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

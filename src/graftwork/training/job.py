@@ -25,6 +25,7 @@ from graftwork.training.candidate import Candidate
 from graftwork.training.candidates import choose
 from graftwork.training.config import TrainingConfig
 from graftwork.training.domains.adapt import Domain, with_adaptation
+from graftwork.training.graphs import for_graph
 from graftwork.training.identity import identity_of
 from graftwork.training.lineage import (
     PRIOR_PENALTIES,
@@ -108,6 +109,7 @@ def train(
     config = with_adaptation(config or TrainingConfig(), given=adapt_to is not None, on_top=bool(ancestors))
     run = run or Run()
     prepare_process(backbone, config, resume=run.resume)
+    config = for_graph(backbone, config, progress or Silent())
     if ancestors:
         check_chained(config, ancestors[0])
         check_chain(ancestors[0], ancestors[1:])
@@ -128,7 +130,7 @@ def _train(
     run: Run,
 ) -> Trained:
     """The same with the parent's updates in place."""
-    clock = _Clock()
+    clock = Clock()
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
         progress.stage("checking rows", None)
@@ -271,11 +273,14 @@ def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> Data
 
 
 @dataclass
-class _Clock:
+class Clock:
+    """Seconds by stage of a run."""
+
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time the block as a stage."""
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)

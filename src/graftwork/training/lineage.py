@@ -36,6 +36,11 @@ def check_chained(config: TrainingConfig, parent: Artifact) -> None:
     Raises:
         SettingsInvalid: with every one that does not.
     """
+    if parent.manifest.tasks:
+        raise SettingsInvalid(
+            "no adapter can be trained on top of one that answers several tasks",
+            remedy="Train it on the base model, or on a parent of one task.",
+        )
     made_by = {"strategy": config.strategy, "its parent's strategy": parent.manifest.strategy}
     problems = [
         Problem(where, f"is {name}, which cannot be part of a chain")

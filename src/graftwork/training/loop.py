@@ -14,7 +14,6 @@ from torch import Tensor
 
 from graftwork.data.findings import Finding
 from graftwork.errors import SettingsInvalid
-from graftwork.training.batches import epoch_batches
 from graftwork.training.checkpoint import Checkpoint
 from graftwork.training.config import FineTuningSettings
 from graftwork.training.domains.unfreezing import lowest_trained
@@ -27,7 +26,7 @@ from graftwork.training.runs import Run
 from graftwork.training.schedule import rate_factor
 from graftwork.training.sharding import sharded
 from graftwork.training.start import Rows, Start
-from graftwork.training.transfer import Baseline, diverged, majority_accuracy, negative_transfer
+from graftwork.training.transfer import Baseline, diverged, negative_transfer
 from graftwork.training.tuner import Diverged, Tuner
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ class FineTuned:
         epochs: epochs that were run, the last one perhaps in part.
         steps: optimizer steps that were run.
         warnings: divergence and negative transfer.
+        judged: every evaluation, the start's first.
     """
 
     weight: Tensor
@@ -59,6 +59,7 @@ class FineTuned:
     epochs: int
     steps: int
     warnings: tuple[Finding, ...]
+    judged: tuple[Judged, ...] = ()
 
 
 def fine_tune(
@@ -89,7 +90,7 @@ def fine_tune(
     device, settings = start.backbone.device, start.settings
     steps_an_epoch = math.ceil(len(start.train.labels) / settings.batch_size)
     total_steps = steps_an_epoch * settings.epochs
-    objective = Objective(start.class_weights, settings.label_smoothing, device)
+    objective = start.objective
     with (
         own_randomness(start.seed, device),
         accelerator_for(device, settings.precision) as accelerator,
@@ -205,6 +206,7 @@ class _Loop:
             epochs=self._epoch_of(tuner.steps),
             steps=tuner.steps,
             warnings=(*self._warnings, *self._game_warnings()),
+            judged=tuple(self._history.judged),
         )
 
     def _step(self) -> None:
@@ -212,9 +214,7 @@ class _Loop:
         epoch, place = divmod(tuner.steps, self._steps_an_epoch)
         if epoch + 1 != self._epoch:
             self._epoch = epoch + 1
-            self._batches = epoch_batches(
-                self._train.activations.lengths, self._settings.batch_size, seed=self._seed, epoch=self._epoch
-            )
+            self._batches = self._train.batches(self._settings.batch_size, seed=self._seed, epoch=self._epoch)
             if self._lowest is not None:
                 tuner.train_from(self._lowest(self._epoch))
         rows = self._batches[place]
@@ -236,16 +236,17 @@ class _Loop:
         tuner, history, targets = self._tuner, self._history, self._validation.targets
         logits = tuner.logits(self._validation.activations, self._stop_if_asked)
         loss = self._objective.validation_loss(logits, targets)
-        accuracy = float((logits.argmax(dim=1) == targets).float().mean())
+        accuracy = self._objective.accuracy(logits, targets)
+        by_task = self._objective.losses_by_task(logits, targets)
         # What decides how to go on is the same everywhere, also on unlike processors.
-        loss, accuracy = tuner.processes.of_first((loss, accuracy))
+        loss, accuracy, by_task = tuner.processes.of_first((loss, accuracy, by_task))
         if not history.judged:
-            self._begin(logits, loss, accuracy)
+            self._begin(logits, loss, accuracy, by_task)
             return
         assert self._baseline is not None
         below = self._baseline.above(logits.cpu().double().numpy())
-        history.judged.append(Judged(tuner.steps, self._epoch_of(tuner.steps), loss, accuracy, below))
-        self._measured(validation_loss=loss, validation_accuracy=accuracy)
+        history.judged.append(Judged(tuner.steps, self._epoch_of(tuner.steps), loss, accuracy, below, by_task))
+        self._measured(validation_loss=loss, validation_accuracy=accuracy, **_named(by_task))
         self._progress.advance(0, validation_loss=loss, validation_accuracy=accuracy)
         if self._kept() is history.last:
             self._best, self._best_logits = tuner.values(), logits.cpu()
@@ -267,20 +268,21 @@ class _Loop:
             self._progress.note(f"warning: {warning.message}. {warning.remedy}")
         return found
 
-    def _begin(self, logits: Tensor, loss: float, accuracy: float) -> None:
+    def _begin(self, logits: Tensor, loss: float, accuracy: float, by_task: dict[str, float]) -> None:
         """The baseline before the first step: the majority class, and the probe it starts from."""
         if not np.isfinite(loss):
             raise self._refusal("validation loss", 0)
-        self._history.judged.append(Judged(0, 0, loss, accuracy))
+        self._history.judged.append(Judged(0, 0, loss, accuracy, False, by_task))
         self._best, self._best_logits = self._tuner.values(), logits.cpu()
         self._start_logits = self._best_logits
         self._baseline = self._compared_with(self._start_logits)
-        majority = majority_accuracy(self._validation.labels, self._train.labels)
-        self._measured(validation_loss=loss, validation_accuracy=accuracy, majority_accuracy=majority)
+        majority = self._objective.majority_accuracy(self._validation.labels, self._train.labels)
+        self._measured(
+            validation_loss=loss, validation_accuracy=accuracy, majority_accuracy=majority, **_named(by_task)
+        )
 
     def _compared_with(self, logits: Tensor) -> Baseline:
-        weighted = self._objective.weights is not None
-        return Baseline(logits.double().numpy(), self._validation.labels, weighted=weighted)
+        return self._objective.baseline(logits.double().numpy(), self._validation.labels)
 
     def _warn_of_negative_transfer(self) -> None:
         told = any(warning.code == "negative-transfer" for warning in self._warnings)
@@ -379,6 +381,10 @@ def _unfreezing(start: Start) -> Callable[[int], int] | None:
         return None
     epochs, layers, first = start.settings.epochs, start.backbone.num_layers, start.attachment.split
     return lambda epoch: lowest_trained(epoch, epochs=epochs, layers=layers, first=first)
+
+
+def _named(by_task: dict[str, float]) -> dict[str, float]:
+    return {f"validation_loss.{name}": loss for name, loss in by_task.items()}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

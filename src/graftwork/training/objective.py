@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from graftwork.errors import Problem, SettingsInvalid
+from graftwork.training.transfer import Baseline, majority_accuracy
 
 
 class Objective:
@@ -43,6 +44,22 @@ class Objective:
     def validation_loss(self, logits: Tensor, targets: Tensor) -> float:
         """Weighted mean cross-entropy without smoothing: that only helps to train."""
         return float(cross_entropy(logits.float(), targets, weight=self.weights))
+
+    def accuracy(self, logits: Tensor, targets: Tensor) -> float:
+        """Share of rows whose class has the highest logit."""
+        return float((logits.argmax(dim=1) == targets).float().mean())
+
+    def losses_by_task(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        """The validation loss of each task by its name; none where there is only one."""
+        return {}
+
+    def majority_accuracy(self, labels: NDArray[np.int64], trained: NDArray[np.int64]) -> float:
+        """Share of `labels` that the most frequent of the `trained` labels gets right."""
+        return majority_accuracy(labels, trained)
+
+    def baseline(self, logits: NDArray[np.float64], labels: NDArray[np.int64]) -> Baseline:
+        """What later logits `[rows, classes]` of the same rows are compared with."""
+        return Baseline(logits, labels, weighted=self.weights is not None)
 
 
 def class_weights(

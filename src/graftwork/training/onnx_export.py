@@ -13,7 +13,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,9 @@ from graftwork.adaptation import strategy_of
 from graftwork.adaptation.merge import merged_weights
 from graftwork.backbones.backbone import TokenBatch
 from graftwork.backbones.belonging import check_belongs
+from graftwork.backbones.onnx_graph import require_onnx
 from graftwork.backbones.pooling import pool
-from graftwork.errors import DependencyMissing, ModelUnsupported, Problem
+from graftwork.errors import ModelUnsupported, Problem
 from graftwork.registry.artifact import HEAD, MANIFEST, Artifact
 from graftwork.registry.durable import storage_error
 from graftwork.training.onnx_readme import readme
@@ -113,7 +113,7 @@ def export_onnx(
             network = TokenClassifier(backbone.model, manifest.pooling, head, manifest.temperature).eval()
             _write_graph(network, backbone, to, manifest, one_file_bytes)
             _check_answers(network, backbone, to / MODEL, manifest.max_length)
-        backbone.tokenizer.save(to / TOKENIZER, max_length=manifest.max_length)
+        backbone.texts_only("an ONNX graph").save(to / TOKENIZER, max_length=manifest.max_length)
         described = {
             "labels": manifest.labels,
             "prompt": manifest.prompt,
@@ -131,19 +131,6 @@ def export_onnx(
             raise storage_error(f"{to} cannot be written", error) from error
         raise
     return sorted(path.name for path in to.iterdir())
-
-
-def require_onnx() -> None:
-    """Refuse early what needs packages that are not installed.
-
-    Raises:
-        DependencyMissing: if onnx or onnxruntime is not there.
-    """
-    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise DependencyMissing(
-            f"ONNX needs {' and '.join(missing)}, not installed here", remedy="pip install 'graftwork[onnx]'"
-        )
 
 
 @contextmanager
@@ -232,9 +219,11 @@ def _not_writable(why: str) -> ModelUnsupported:
 def _batch(backbone: TextBackbone, lengths: Sequence[int], max_length: int, *, seed: int) -> TokenBatch:
     """Random tokens, rows of these lengths or the longest allowed."""
     generator = torch.Generator().manual_seed(seed)
-    known = min(backbone.tokenizer.size, backbone.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    known = min(backbone.texts_only("an ONNX graph").size, backbone.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
     rows = [torch.randint(known, (min(length, max_length),), generator=generator).tolist() for length in lengths]
-    return backbone.collate(rows)
+    batch = backbone.collate(rows)
+    assert isinstance(batch, TokenBatch)
+    return batch
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

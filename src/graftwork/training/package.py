@@ -71,6 +71,7 @@ def package(
         strategy_settings=settings.get(candidate.strategy.replace("-", "_"), {}),
         labels=tuple(labels),
         pooling=backbone.pooling,
+        modality=backbone.modality,
         prompt=backbone.prompt,
         max_length=max_length,
         tokenizer=backbone.tokenizer_digest,

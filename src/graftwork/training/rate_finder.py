@@ -12,8 +12,6 @@ import numpy as np
 import torch
 
 from graftwork.errors import SettingsInvalid
-from graftwork.training.batches import batches_of_all_epochs
-from graftwork.training.objective import Objective
 from graftwork.training.precision import accelerator_for
 from graftwork.training.progress import Progress
 from graftwork.training.randomness import own_randomness
@@ -70,11 +68,11 @@ def find_rate(start: Start, *, progress: Progress) -> FoundRate:
             settings=settings,
             learning_rate=1.0,
             rate=lambda step: rates[step],
-            objective=Objective(start.class_weights, settings.label_smoothing, device),
+            objective=start.objective,
             accelerator=accelerator,
             note=progress.note,
         )
-        batches = batches_of_all_epochs(train.activations.lengths, settings.batch_size, seed=start.seed)
+        batches = train.batches_of_all_epochs(settings.batch_size, seed=start.seed)
         mean = 0.0
         try:
             while len(losses) < _STEPS and (not losses or losses[-1] <= _GIVE_UP * min(losses)):

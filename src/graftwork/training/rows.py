@@ -65,20 +65,33 @@ def prepare_rows(rows: Dataset, test: Dataset | None, config: TrainingConfig) ->
         DataRejected: if no test row is left.
     """
     rows = clean_dataset(rows, test)
-    groups = near_duplicate_groups(rows.texts)
-    if test is None and config.test_share == 0:
-        judged = rows.select([])
-    elif test is None:
-        kept, held_out = split_dataset(rows, groups=groups, share=config.test_share, seed=config.seed)
-        judged = rows.select(held_out)
-        rows, groups = rows.select(kept), groups[kept]
-    else:
-        judged = clean_dataset(test)
-    if test is not None and not len(judged):
+    judged = None if test is None else clean_dataset(test)
+    if test is not None and not judged:
         raise DataRejected(
             f"{test.source}: no usable row is left to judge on",
             remedy="Give test rows with a text and one label each, or none: then training rows are held out.",
         )
+    return split_rows(rows, near_duplicate_groups(rows.texts), judged, config)
+
+
+def split_rows(
+    rows: Dataset, groups: NDArray[np.int64], judged: Dataset | None, config: TrainingConfig
+) -> PreparedRows:
+    """Split clean rows.
+
+    Args:
+        rows: clean rows.
+        groups: near-duplicates among them share an id `[rows]`.
+        judged: clean rows to judge on; without them `config.test_share` of `rows` is held out.
+        config: shares and seed.
+    """
+    held_out = judged is None
+    if judged is None and config.test_share == 0:
+        judged = rows.select([])
+    elif judged is None:
+        kept, aside = split_dataset(rows, groups=groups, share=config.test_share, seed=config.seed)
+        judged = rows.select(aside)
+        rows, groups = rows.select(kept), groups[kept]
     train, validation = split_dataset(rows, groups=groups, share=config.validation_share, seed=config.seed + 1)
     order = {label: index for index, label in enumerate(rows.label_names)}
     return PreparedRows(
@@ -89,5 +102,5 @@ def prepare_rows(rows: Dataset, test: Dataset | None, config: TrainingConfig) ->
         validation=validation,
         test=judged,
         test_labels=np.array([order[label] for label in judged.labels], dtype=np.int64),
-        test_held_out=test is None,
+        test_held_out=held_out,
     )

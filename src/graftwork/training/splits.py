@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING
 
 from graftwork.adaptation.partial import Partial
 from graftwork.errors import SettingsInvalid
-from graftwork.training.batches import batches_of_all_epochs
 from graftwork.training.checkpoint import Checkpoint
-from graftwork.training.objective import Objective
 from graftwork.training.precision import accelerator_for
 from graftwork.training.randomness import own_randomness
 from graftwork.training.schedule import rate_factor
@@ -218,8 +216,8 @@ def trial_loss(
         TrainingInterrupted: if the run was asked to stop.
     """
     device, settings = start.backbone.device, start.settings
-    objective = Objective(start.class_weights, settings.label_smoothing, device)
-    batches = batches_of_all_epochs(start.train.activations.lengths, settings.batch_size, seed=start.seed)
+    objective = start.objective
+    batches = start.train.batches_of_all_epochs(settings.batch_size, seed=start.seed)
 
     def stop_if_asked() -> None:
         run.stop_if_asked(" while splits were tried")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftwork.adaptation import STRATEGIES
+from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.activations import Activations
 from graftwork.training.objective import class_weights
 from graftwork.training.probe import fit_head
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 
     from graftwork.adaptation.strategy import StrategySettings
     from graftwork.backbones.backbone import TextBackbone
+    from graftwork.registry.tasks import TaskColumns
     from graftwork.training.config import TrainingConfig
     from graftwork.training.probe import Probe
     from graftwork.training.rows import PreparedRows
+    from graftwork.training.sampling import TaskSampling
 
 Sides = tuple[Rows, Rows]  # the training rows, the validation rows
 
@@ -69,17 +72,9 @@ class Task:
         Raises:
             SettingsInvalid: if the settings do not fit the base model or the labels.
         """
-        prepared, config, tuning = self.prepared, self.config, self.config.fine_tuning
-        classes = len(prepared.label_names)
-        # Not the probe's own head: that has seen the validation rows.
-        weight, bias = fit_head(
-            self.features[prepared.train],
-            prepared.labels[prepared.train],
-            classes=classes,
-            penalty=self.probe.penalty,
-            prior=self.probe.prior,
-        )
-        weights = class_weights(tuning.class_weights, prepared.labels[prepared.train], prepared.label_names)
+        config, tuning = self.config, self.config.fine_tuning
+        weight, bias = self.first_head()
+        weights = self.class_weights()
         kept = {} if kept is None else kept
         settings = settings or config.settings_of(strategy)
         with STRATEGIES[strategy].attach(self.backbone, settings, seed=config.seed) as attachment:
@@ -96,16 +91,47 @@ class Task:
                 settings=tuning,
                 seed=config.seed,
                 class_weights=weights,
+                tasks=self.tasks,
             )
+
+    @property
+    def tasks(self) -> tuple[TaskColumns, ...]:
+        """Which classes are whose, when there are several tasks."""
+        return ()
+
+    def first_head(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights and bias fitted on the training part alone: the probe's own have seen the validation rows."""
+        prepared = self.prepared
+        return fit_head(
+            self.features[prepared.train],
+            prepared.labels[prepared.train],
+            classes=len(prepared.label_names),
+            penalty=self.probe.penalty,
+            prior=self.probe.prior,
+        )
+
+    def class_weights(self) -> NDArray[np.float32] | None:
+        """Weight of each class in the loss as the settings want it."""
+        prepared = self.prepared
+        wanted = self.config.fine_tuning.class_weights
+        return class_weights(wanted, prepared.labels[prepared.train], prepared.label_names)
+
+    def sampling(self) -> TaskSampling | None:
+        """How an epoch draws from the training rows, when they are of several tasks."""
+        return None
+
+    def temperature(self, logits: NDArray[np.float64]) -> float:
+        """What calibrates logits `[validation rows, classes]`."""
+        return fit_temperature(logits, self.prepared.labels[self.prepared.validation])
 
     def _sides(self, split: int, folder: Path | None, of: int) -> Sides:
         prepared = self.prepared
         ids = self.backbone.encode(prepared.rows.texts, self.max_length)
         memory = self.config.fine_tuning.cache_gb * 1e9 / of
 
-        def rows(places: NDArray[np.int64]) -> Rows:
+        def rows(places: NDArray[np.int64], sampling: TaskSampling | None = None) -> Rows:
             chosen = [ids[place] for place in places]
             activations = Activations(self.backbone, chosen, split=split, memory=memory, folder=folder)
-            return Rows.of(activations, prepared.labels[places], self.backbone.device)
+            return Rows.of(activations, prepared.labels[places], self.backbone.device, sampling)
 
-        return rows(prepared.train), rows(prepared.validation)
+        return rows(prepared.train, self.sampling()), rows(prepared.validation)

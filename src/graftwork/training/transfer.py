@@ -40,6 +40,7 @@ class Baseline:
         return paired_difference(metric, self._calibrated(logits), self._start, self._labels).better == "b"
 
     def _calibrated(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probabilities `[rows, classes]` of the rows by these logits."""
         return probabilities(logits, fit_temperature(logits, self._labels))
 
 

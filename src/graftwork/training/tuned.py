@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.weights import WeightsAttachment
 from graftwork.data.findings import Finding
-from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.candidate import Candidate
 from graftwork.training.compression import compress
 from graftwork.training.loop import FineTuned, fine_tune
@@ -71,11 +70,12 @@ def tuned_candidate(
         delta=delta,
         weight=tuned.weight.numpy(),
         bias=tuned.bias.numpy(),
-        temperature=fit_temperature(logits, prepared.labels[prepared.validation]),
+        temperature=task.temperature(logits),
         validation_logits=logits,
         decision=", ".join([STRATEGIES[name].title, *sayings]) if sayings else "",
         learning_rate=rate,
         warnings=(*_classes_not_validated(prepared, progress), *tuned.warnings),
+        judged=tuned.judged,
     )
 
 
@@ -95,8 +95,9 @@ def _as_stored(start: Start, tuned: FineTuned, progress: Progress) -> tuple[NDAr
         seed=start.seed,
         progress=progress,
         recompute=start.settings.gradient_checkpointing,
+        tasks=start.tasks,
     )
-    return compressed.stored.double().numpy(), compressed.cost(start.validation.labels)
+    return compressed.stored.double().numpy(), compressed.cost(start.validation.labels, start.tasks)
 
 
 def _classes_not_validated(prepared: PreparedRows, progress: Progress) -> list[Finding]:

@@ -33,13 +33,16 @@ async def classify(request: Request, identity: Identified) -> Response:
     Each reference is resolved once, here; the answer belongs wholly to the version that it named at that moment. Of
     several models, each answers or fails by itself: `answers` holds one entry a model, in the order of `models`, with
     an `error` where it failed. Only when all of them failed, the first one's problem is the answer to the request.
+
+    An adapter of several tasks answers all of them from one pass: each result holds `tasks`, the labels by task,
+    instead of `labels`; with `task` in the request it holds the `labels` of that task alone.
     """
     serving = serving_of(request)
     body: _Either = await read_body(request, schemas.ClassifyRequest, serving.limits, _shape)
     if isinstance(body, schemas.ClassifyEachRequest):
         wanted = Wanted(tuple(body.models), True, body.inputs, body.top_k)
     else:
-        wanted = Wanted((body.model,), False, body.inputs, body.top_k)
+        wanted = Wanted((body.model,), False, body.inputs, body.top_k, task=body.task)
     return json_bytes(await classified(serving, Call.of(request, identity), wanted))
 
 

@@ -5,7 +5,9 @@ InferenceClient(model="http://127.0.0.1:8080/predict/acme/news").text_classifica
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from graftwork.api import openapi, schemas
@@ -25,13 +27,19 @@ router = APIRouter(tags=["classify"])
     responses=openapi.INFERENCE,
     openapi_extra=openapi.body(schemas.PredictRequest),
 )
-async def predict(request: Request, identity: Identified, tenant: str, name: str) -> Response:
-    """Classify texts; `name` may end in `@version` or `:alias`.
+async def predict(
+    request: Request,
+    identity: Identified,
+    tenant: str,
+    name: str,
+    task: Annotated[str | None, Query(max_length=64, description="which of the adapter's tasks, if several")] = None,
+) -> Response:
+    """Classify texts; `name` may end in `@version` or `:alias`. An adapter of several tasks has to be told which.
 
     One list of labels with scores a text. The headers `X-Graftwork-Model` and `X-Graftwork-Digest` tell who answered.
     """
     serving = serving_of(request)
     body = await read_body(request, schemas.PredictRequest, serving.limits)
     parameters = body.parameters or schemas.PredictParameters()
-    wanted = Wanted((f"{tenant}/{name}",), False, body.inputs, parameters.top_k, parameters.function_to_apply)
+    wanted = Wanted((f"{tenant}/{name}",), False, body.inputs, parameters.top_k, parameters.function_to_apply, task)
     return json_bytes(await predicted(serving, Call.of(request, identity), wanted))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from graftwork.backbones.batch import TokenBatch
 from graftwork.serving.compiled.checks import Case, all_agree, make_cases, make_tables, widths
 from graftwork.serving.compiled.graph import embedding_names
 from graftwork.serving.compiled.native import NativeError, NativeNetwork
@@ -25,7 +26,7 @@ from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Application, Plan
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone, TokenBatch
+    from graftwork.backbones.backbone import Batch, TextBackbone
 
 logger = logging.getLogger("graftwork.serving")
 
@@ -125,19 +126,19 @@ class CompiledForward(Forward):
     def __len__(self) -> int:
         return len(self._networks)
 
-    def whole(self, batch: TokenBatch, plan: Plan) -> Tensor:
+    def whole(self, batch: Batch, plan: Plan) -> Tensor:
         """As `Forward.whole`."""
         found = self._compiled("whole", 0, batch, None, plan)
         return super().whole(batch, plan) if found is None else found
 
-    def trunk(self, batch: TokenBatch, split: int) -> Tensor:
+    def trunk(self, batch: Batch, split: int) -> Tensor:
         """As `Forward.trunk`."""
         if split == self._backbone.num_layers:
             return self.whole(batch, {})
         found = self._compiled("trunk", split, batch, None, {})
         return super().trunk(batch, split) if found is None else found
 
-    def tail(self, activations: Tensor, batch: TokenBatch, split: int, plan: Plan) -> Tensor:
+    def tail(self, activations: Tensor, batch: Batch, split: int, plan: Plan) -> Tensor:
         """As `Forward.tail`."""
         if split == self._backbone.num_layers:
             return activations
@@ -171,10 +172,9 @@ class CompiledForward(Forward):
         for network in networks:
             network.close()
 
-    def _compiled(
-        self, part: Part, split: int, batch: TokenBatch, activations: Tensor | None, plan: Plan
-    ) -> Tensor | None:
+    def _compiled(self, part: Part, split: int, batch: Batch, activations: Tensor | None, plan: Plan) -> Tensor | None:
         """What a compiled network gives; None when there is none for this batch."""
+        assert isinstance(batch, TokenBatch)  # other models are run eagerly (see `wiring`)
         updates = {(name, update.a.shape[2]): update for name, given in plan.items() for update in given}
         sites = frozenset(updates)
         fitting = [variant for variant in tuple(self._networks) if variant.covers(part, split, sites)]

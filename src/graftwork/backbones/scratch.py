@@ -1,0 +1,33 @@
+"""A network of the same architecture with random weights: what training from scratch begins with."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+
+from graftwork.backbones.backbone import Backbone
+from graftwork.backbones.network import untrained_model, with_stack
+
+
+def scratch_backbone(backbone: Backbone) -> Backbone:
+    """A backbone like another, tokenizer and pooling included, whose parameters are drawn anew.
+
+    They are drawn by the architecture's own rules, from torch's global generator: seed that before. The other backbone
+    stays as it is.
+
+    Args:
+        backbone: the one to be like.
+
+    Raises:
+        ModelUnsupported: if transformers cannot make the model from its configuration.
+    """
+    model = untrained_model(copy.deepcopy(backbone.model.config), dtype=backbone.dtype).to(backbone.device)
+    return Backbone(
+        with_stack(model, sample=backbone.sample),
+        backbone.reader,
+        fingerprint=hashlib.sha256(f"from scratch: {backbone.fingerprint}".encode()).hexdigest(),
+        tokenizer_digest=backbone.tokenizer_digest,
+        pooling=backbone.pooling,
+        max_length=backbone.max_length,
+        width=backbone.width,
+    )

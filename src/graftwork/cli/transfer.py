@@ -1,0 +1,78 @@
+"""`graft evaluate --transfer`: what transfer was worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from graftwork.cli.session import services
+from graftwork.errors import SettingsInvalid
+
+if TYPE_CHECKING:
+    from graftwork.data.dataset import Dataset
+    from graftwork.evaluation.transfer import TransferReport
+
+
+def tell_transfer(reference: str, rows: Dataset, test: Dataset | None, *, draws: int, as_json: bool) -> None:
+    """Measure an adapter by references trained on its own rows, and print the verdict with its figures.
+
+    Args:
+        reference: the adapter.
+        rows: the rows it was trained on.
+        test: rows to judge on; None for those that were held out.
+        draws: of rows at each point of the learning curves.
+        as_json: as one JSON document.
+    """
+    from graftwork.cli.console import print_evaluation_table, print_json, say
+    from graftwork.cli.progress import DrawnProgress
+    from graftwork.data.clean import clean_dataset
+    from graftwork.evaluation.tables import curves_table, transfer_table
+
+    with services() as opened, DrawnProgress(quiet=as_json) as progress:
+        version = opened.catalog.resolve(reference)
+        if version.manifest.tasks:
+            raise SettingsInvalid(
+                f"{version.reference} answers several tasks, and --transfer measures adapters of one",
+                remedy="Train the task alone and measure that, or train with --compare-single.",
+            )
+        artifact = opened.catalog.read(version)
+        from graftwork.training.measuring import measure_transfer, split_again
+
+        judged = split_again(version.manifest, rows, None if test is None else clean_dataset(test))
+        progress.stage("loading the base model", None)
+        backbone = opened.backbone(opened.bases.resolve(version.base))
+        found = measure_transfer(
+            backbone,
+            artifact,
+            judged,
+            seconds=version.record.get("total_seconds"),
+            draws=draws,
+            folder=opened.settings.home / "references",
+            progress=progress,
+        )
+    if as_json:
+        print_json({"model": version.reference, "digest": version.digest, "seen": judged.seen, "transfer": found})
+        return
+    if judged.seen:
+        say(f"{judged.seen} test rows were left out: the adapter was trained on their texts.")
+    print_evaluation_table(transfer_table(found, name=version.reference))
+    if found.curves:
+        print_evaluation_table(curves_table(found))
+    say((verdict(found), "bold"))
+
+
+def verdict(found: TransferReport) -> str:
+    """One sentence: whether transfer helped, by the best that was trained from scratch."""
+    scratch = [one for one in found.against if one.name.startswith("scratch")]
+    if not scratch:
+        return "Cannot tell: nothing could be trained from scratch on these rows."
+    best = max(scratch, key=lambda one: one.accuracy.value)
+    gap = best.difference.difference
+    measured = f"{100 * gap.value:+.1f} points of accuracy [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    if best.verdict == "helped":
+        return f"Transfer helped: {measured} against the best training from scratch ({best.name})."
+    if best.verdict == "hurt":
+        return (
+            f"Transfer hurt: {measured} against the best training from scratch ({best.name}). "
+            "Take another base model, or adapt more of this one."
+        )
+    return f"No difference shown: {measured} against the best training from scratch ({best.name})."

@@ -1,0 +1,42 @@
+"""`graft evaluate --transfer`, from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import Graft
+from tests.cli.samples import write_rows
+
+
+def test_transfer_is_measured_on_the_rows_it_was_trained_on(
+    graft: Graft, home: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftwork.training.references._MOST_EPOCHS", 5)
+    line = ["evaluate", "acme/topics", "--transfer", str(rows_file), "--draws", "0"]
+    found = graft([*line, "--json"]).json
+    report = found["transfer"]
+    shown = graft(["report", "acme/topics", "--json"]).json["evaluation"]
+    assert (found["model"], found["seen"], report["curves"]) == ("acme/topics@1", 0, [])
+    assert report["test_rows"] == shown["rows"]
+    assert report["accuracy"]["value"] == shown["accuracy"]["value"]
+    kept = sorted((home / "references").iterdir())
+    assert len(kept) == len(report["against"])
+    said = graft(line)
+    assert sorted((home / "references").iterdir()) == kept
+    assert "What transfer was worth: 48 rows to train on, 12 to judge on" in said.out
+    for one in report["against"]:
+        assert one["name"] in said.out
+        assert one["verdict"] in said.out
+    assert "against the best training from scratch" in said.out
+
+
+def test_mistakes_are_told(graft: Graft, home: Path, tmp_path: Path) -> None:
+    other = write_rows(tmp_path / "other.csv", seed=3)
+    refused = graft(["evaluate", "acme/topics", "--transfer", str(other), "--json"])
+    assert refused.code == 2
+    assert "does not hold the rows that the adapter was trained on" in refused.error["message"]
+    nothing = graft(["evaluate", "acme/topics", "--json"])
+    assert nothing.code == 2
+    assert "--data FILE" in nothing.error["remedy"]
