@@ -211,7 +211,11 @@ def train(
             "--find-rate looks for the rate on the base itself, not on a parent",
             remedy="Leave --parent out, or train with --set fine_tuning.learning_rate=auto.",
         )
-    refuse_adaptation(adapt_to, adaptation, continued=continued is not None, find_rate=find_rate, dry_run=dry_run)
+    refuse_adaptation(
+        adapt_to,
+        adaptation,
+        **{"continue": continued is not None, "find_rate": find_rate, "dry_run": dry_run, "task": bool(named)},
+    )
     assert name is not None
     Reference.parse_bare(name)
     most_bytes = None if max_bytes is None else parse_size(max_bytes)
