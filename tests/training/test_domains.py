@@ -16,7 +16,7 @@ from graftwork.data.unlabelled import read_unlabelled, unlabelled, usable_rows
 from graftwork.errors import DataRejected, SettingsInvalid, TrainingInterrupted
 from graftwork.training.config import TrainingConfig
 from graftwork.training.domains.choice import chosen_by_scores
-from graftwork.training.domains.game import reverse_gradient
+from graftwork.training.domains.game import DomainGame, ramp, reverse_gradient
 from graftwork.training.domains.pretraining import masked
 from graftwork.training.domains.statistics import auc, label_shares, mmd, vocabulary_shift
 from graftwork.training.domains.unfreezing import lowest_trained
@@ -118,15 +118,28 @@ class Kept(Stopping):
         self.values.append((stage, dict(values)))
 
 
-def test_the_game_is_measured_and_a_lost_one_is_told(bert: TextBackbone) -> None:
+def test_the_game_is_measured_with_its_ramp(bert: TextBackbone) -> None:
     kept = Kept()
-    asked = config("adversarial", "lora", "fine_tuning.epochs=8", "domains.reversal=0.01")
-    trained = train(bert, labelled(), adapt_to=target(), config=asked, run=Run(metrics=Metrics([kept])))
+    asked = config("adversarial", "lora", "domains.reversal=0.5")
+    train(bert, labelled(), adapt_to=target(), config=asked, run=Run(metrics=Metrics([kept])))
     played = [values for stage, values in kept.values if "domain_loss" in values]
-    assert played[0]["reversal"] == 0
-    assert 0.009 < played[-1]["reversal"] < 0.01
-    assert played[-1]["domain_accuracy"] > 0.9
-    assert "adversarial-collapsed" in [one.code for one in trained.artifact.manifest.warnings]
+    steps = len(played)
+    assert [values["reversal"] for values in played] == [0.5 * ramp(step / steps) for step in range(steps)]
+    assert all(0 <= values["domain_accuracy"] <= 1 for values in played)
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "code"),
+    [(0.1, 0.95, ["adversarial-collapsed"]), (5.0, 0.5, ["adversarial-exploded"]), (0.69, 0.5, [])],
+)
+def test_a_lost_game_is_told(loss: float, accuracy: float, code: list[str]) -> None:
+    nothing: Any = None
+    features = np.random.default_rng(0).normal(size=(4, 3))
+    game = DomainGame(
+        nothing, nothing, features, hidden=2, reversal=1.0, total_steps=9, seed=0, device=torch.device("cpu")
+    )
+    game.load({"losses": [0.7] * 30 + [loss] * 10, "accuracies": [0.5] * 30 + [accuracy] * 10})
+    assert [one.code for one in game.findings()] == code
 
 
 def test_auto_tells_of_every_candidate(bert: TextBackbone) -> None:
@@ -183,7 +196,8 @@ def test_auc_and_its_interval_agree_with_scikit_learn_and_the_bootstrap() -> Non
     assert found.value == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
     draws = random.integers(300, size=(1000, 300))
     low, high = np.quantile([roc_auc_score(positive[draw], scores[draw]) for draw in draws], [0.025, 0.975])
-    assert (found.low, found.high) == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
+    assert found.low == pytest.approx(low, abs=0.02)
+    assert found.high == pytest.approx(high, abs=0.02)
     perfect = auc(np.arange(40.0), np.arange(40) >= 20)
     assert (perfect.value, perfect.low, perfect.high) == (1.0, 0.85, 1.0)
 
