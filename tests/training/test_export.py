@@ -18,7 +18,7 @@ from graftwork.adaptation.inference import adapted_features, head_logits, probab
 from graftwork.backbones.backbone import TextBackbone, TokenBatch
 from graftwork.errors import ModelUnsupported, SettingsInvalid
 from graftwork.registry.artifact import HEAD, Artifact
-from graftwork.registry.manifest import FileEntry
+from graftwork.registry.manifest import FileEntry, TaskRecord
 from graftwork.training import onnx_export
 from graftwork.training.config import TrainingConfig
 from graftwork.training.export import export_merged
@@ -29,10 +29,21 @@ from tests.training.test_job import sentences
 TEXTS = ["the fox jumps over the appeal", "markets closed"]
 
 
+_PLAIN: dict[tuple[str, str], Artifact] = {}
+
+
+def plain_adapter(backbone: TextBackbone, settings: TrainingConfig) -> Artifact:
+    """A head alone, trained once for each base."""
+    key = backbone.fingerprint, settings.model_dump_json()
+    if key not in _PLAIN:
+        _PLAIN[key] = train(backbone, sentences(0, 60), config=settings).artifact
+    return _PLAIN[key]
+
+
 def disturbed(backbone: TextBackbone, strategy: str, **settings_of_head: Any) -> Artifact:
     """An adapter of a strategy whose delta is noise."""
     settings = TrainingConfig.parse(strategy="feature-extraction", **settings_of_head)
-    plain = train(backbone, sentences(0, 60), config=settings).artifact
+    plain = plain_adapter(backbone, settings)
     generator = torch.Generator().manual_seed(0)
     attachment = STRATEGIES[strategy].attach(backbone, settings.settings_of(strategy), seed=0)
     with attachment, torch.no_grad():
@@ -109,9 +120,8 @@ LONG = "the quick brown fox jumps over the lazy dog and wonderful weather today 
 @pytest.mark.parametrize(
     ("architecture", "strategy", "options"),
     [
-        ("bert", "feature-extraction", {"normalize": True}),
         ("bert", "feature-extraction", MLP),
-        ("bert", "lora", {"pooling": "cls"}),
+        ("bert", "lora", {"pooling": "cls", "normalize": True}),
         ("gpt2", "lora", {"prompt": "query: "}),
         ("bert", "partial", {}),
         ("llama", "full", {}),
@@ -150,6 +160,23 @@ def test_weights_too_many_for_one_message_lie_beside_the_graph(
     assert {"model.onnx", "model.onnx.data"} <= set(names)
     assert "model.onnx.data" in (tmp_path / "README.md").read_text("utf-8")
     check_answers(by_its_own_page(tmp_path / "README.md", TEXTS, monkeypatch), artifact, features)
+
+
+def test_an_adapter_of_several_tasks_is_no_model_of_its_own(
+    backbone_of: Callable[..., TextBackbone], saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    backbone = backbone_of("bert")
+    plain = disturbed(backbone, "feature-extraction")
+    tasks = tuple(
+        TaskRecord(name=name, labels=("a", "b"), temperature=1.0, dataset=plain.manifest.dataset)
+        for name in ("mood", "spam")
+    )
+    several = Artifact(plain.manifest.model_copy(update={"tasks": tasks}), plain.files)
+    with pytest.raises(ModelUnsupported, match=r"answers 2 tasks \(mood, spam\)"):
+        export_onnx(backbone, several, tmp_path)
+    with pytest.raises(ModelUnsupported, match=r"answers 2 tasks \(mood, spam\)"):
+        export_merged(backbone, several, saved("bert"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_that_answers_otherwise_is_not_left_there(

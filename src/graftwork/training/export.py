@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from graftwork.adaptation.merge import merged_weights
 from graftwork.backbones.quiet import quiet_transformers
+from graftwork.errors import ModelUnsupported
 from graftwork.registry.artifact import HEAD, MANIFEST, Artifact
 from graftwork.registry.durable import storage_error
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
+    from graftwork.registry.manifest import Manifest
 
 PAGE = "CLASSIFY.md"
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -92,8 +94,10 @@ def export_merged(
 
     Raises:
         SettingsInvalid: if the delta cannot be merged.
+        ModelUnsupported: if the adapter answers several tasks.
         StorageError: if the folder cannot be written.
     """
+    refuse_tasks(artifact.manifest)
     weights = merged_weights(backbone, artifact, ancestors)
     try:
         for file in sorted(base.rglob("*")):
@@ -108,9 +112,24 @@ def export_merged(
             backbone.model.save_pretrained(to, state_dict=weights)  # type: ignore[operator]
         (to / HEAD).write_bytes(artifact.files[HEAD])
         (to / MANIFEST).write_bytes(artifact.manifest_bytes)
-        (to / PAGE).write_text(_PAGE, "utf-8")
+        if artifact.manifest.modality == "text":
+            (to / PAGE).write_text(_PAGE, "utf-8")
     except OSError as error:
         for path in to.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise storage_error(f"{to} cannot be written", error) from error
     return sorted(str(path.relative_to(to)) for path in to.rglob("*") if path.is_file())
+
+
+def refuse_tasks(manifest: Manifest) -> None:
+    """Refuse to make a model of its own of an adapter of several tasks: what it is exported with takes one softmax.
+
+    Raises:
+        ModelUnsupported: if it answers several tasks.
+    """
+    if manifest.tasks:
+        names = ", ".join(task.name for task in manifest.tasks)
+        raise ModelUnsupported(
+            f"the adapter answers {len(manifest.tasks)} tasks ({names}), and a model of its own answers one",
+            remedy="Export the adapter's own files (--format peft), or train one adapter for each task.",
+        )

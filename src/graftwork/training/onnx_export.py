@@ -29,6 +29,7 @@ from graftwork.backbones.pooling import pool
 from graftwork.errors import ModelUnsupported, Problem
 from graftwork.registry.artifact import HEAD, MANIFEST, Artifact
 from graftwork.registry.durable import storage_error
+from graftwork.training.export import refuse_tasks
 from graftwork.training.onnx_readme import readme
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def export_onnx(
     """
     require_onnx()
     manifest = artifact.manifest
+    refuse_tasks(manifest)
     check_belongs(manifest, backbone)
     head = load(artifact.files[HEAD])
     try:
