@@ -35,7 +35,7 @@ METHODS = ("none", "gradual-unfreezing", "adversarial", "self-training", "contin
 @pytest.fixture
 def bert(backbone_of: Backbones) -> TextBackbone:
     backbone = backbone_of("bert")
-    backbone.tokenizer.mask_id = 4  # it is in the vocabulary, and the folder does not say so
+    backbone.texts_only("tests").mask_id = 4  # it is in the vocabulary, and the folder does not say so
     return backbone
 
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_done_is_refused(bert: TextBackbone) -> None:
             train(bert, labelled(), adapt_to=target(), config=config(method, strategy))
     with pytest.raises(SettingsInvalid, match="no rows to adapt to"):
         train(bert, labelled(), config=config("auto"))
-    bert.tokenizer.mask_id = None
+    bert.texts_only("tests").mask_id = None
     with pytest.raises(SettingsInvalid, match="no mask token"):
         train(bert, labelled(), adapt_to=target(), config=config("continued-pretraining"))
 

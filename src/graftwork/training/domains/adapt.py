@@ -233,7 +233,10 @@ def _methods(task: Task, source_only: Candidate | None) -> list[Method]:
     if source_only.strategy == FeatureExtraction.name:
         return ["none", "self-training"]
     methods: list[Method] = ["none", "gradual-unfreezing", "adversarial", "self-training"]
-    if source_only.strategy == Lora.name and task.backbone.tokenizer.mask_id is not None:
+    if (
+        source_only.strategy == Lora.name
+        and task.backbone.texts_only("adapting to unlabelled rows").mask_id is not None
+    ):
         methods.append("continued-pretraining")
     return methods
 

@@ -47,7 +47,7 @@ def check_maskable(backbone: TextBackbone) -> None:
         SettingsInvalid: if its tokenizer has no mask, or its embeddings are not as wide as its vectors.
     """
     embeddings = _embeddings(backbone)
-    if backbone.tokenizer.mask_id is None:
+    if backbone.texts_only("adapting to unlabelled rows").mask_id is None:
         raise SettingsInvalid(
             "continued pretraining guesses masked tokens, and this base's tokenizer has no mask token",
             remedy="Take a base that was pretrained with masks (BERT and its kin), or another --adaptation.",
@@ -228,7 +228,7 @@ class _Pretraining:
         return self._losses[-1]
 
     def _loss(self, rows: list[int], epoch: int, accelerator: Any) -> Tensor:
-        tokenizer, backbone = self._backbone.tokenizer, self._backbone
+        tokenizer, backbone = self._backbone.texts_only("adapting to unlabelled rows"), self._backbone
         assert tokenizer.mask_id is not None
         inputs, truth = masked(
             [self._ids[row] for row in rows],
@@ -239,7 +239,7 @@ class _Pretraining:
             seed=(self._start.seed, epoch, self._steps),
         )
         batch = backbone.collate(inputs)
-        wanted = torch.full(batch.input_ids.shape, _IGNORED, device=backbone.device)
+        wanted = torch.full(batch.attention_mask.shape, _IGNORED, device=backbone.device)
         for place, row in enumerate(truth):
             wanted[place, : len(row)] = torch.tensor(row, device=backbone.device)
         self._start.attachment.train(True)

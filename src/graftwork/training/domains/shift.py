@@ -131,7 +131,9 @@ def compare_rows(
         DataRejected: if nothing sound can be trained on the labelled rows, or there are too few of the others.
     """
     limit = min(max_length or backbone.max_length, backbone.max_length)
-    check_dataset(rows, tokenizer=backbone.tokenizer, max_length=limit).raise_for_errors()
+    check_dataset(
+        rows, tokenizer=backbone.texts_only("adapting to unlabelled rows"), max_length=limit
+    ).raise_for_errors()
     usable = clean_dataset(rows)
     others, findings = usable_rows(target, rows)
     place = {name: index for index, name in enumerate(usable.label_names)}
@@ -198,12 +200,12 @@ def shift_report(
     random = np.random.default_rng(seed)
     some = [_some(features, random) for features in (source_features, target_features)]
     distance = mmd(*some, permutations=permutations, seed=seed)
-    specials = backbone.tokenizer.special_ids
+    specials = backbone.texts_only("adapting to unlabelled rows").special_ids
     tokens = [
         [[token for token in row if token not in specials] for row in backbone.encode(texts, max_length)]
         for texts in (source_texts, target_texts)
     ]
-    words = vocabulary_shift(tokens[0], tokens[1], backbone.tokenizer.unknown_id)
+    words = vocabulary_shift(tokens[0], tokens[1], backbone.texts_only("adapting to unlabelled rows").unknown_id)
     known = np.bincount(labels, minlength=len(label_names)) / len(labels)
     guessed = label_shares(
         probe.held_out_logits.argmax(axis=1),
