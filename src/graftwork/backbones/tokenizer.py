@@ -93,6 +93,17 @@ class Tokenizer:
         encodings = self._encode_batch(texts, offsets=False)
         return [self._truncated(encoding.ids, max_length) or [self._fill_id] for encoding in encodings]
 
+    def pieces(self, text: str) -> list[int]:
+        """Token ids of a piece of a longer text: nothing is put around it, and marks of special tokens become these.
+
+        Raises:
+            DataRejected: if it holds lone surrogates.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise DataRejected("a text holds a lone surrogate", remedy="Read the source with its encoding.") from error
+
     def collate(self, rows: Sequence[Sequence[int]], device: torch.device) -> TokenBatch:
         """Pad rows of token ids on the right to the longest and put them on a device."""
         import torch

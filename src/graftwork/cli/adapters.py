@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graftwork.cli.options import Json, ReferenceArgument, examples
+from graftwork.cli.replies import generates, print_replies, stored_evaluation
 from graftwork.cli.session import services
 from graftwork.cli.tasks import print_tasks
 
@@ -87,7 +88,9 @@ def show(reference: ReferenceArgument, as_json: Json = False) -> None:
         return
     print_table(version.reference, ("field", "value"), _fields(version, others, line))
     print_tasks(version.manifest)
-    if version.manifest.metrics is not None:
+    if generates(version) and (replies := stored_evaluation(version)) is not None:
+        print_replies(version.reference, replies)
+    elif version.manifest.metrics is not None:
         print_evaluation_table(
             quality_table(Evaluation.model_validate(version.manifest.metrics), name=version.reference)
         )
@@ -118,7 +121,7 @@ def _fields(version: AdapterVersion, others: list[AdapterVersion], line: str) ->
         ("parent", version.parent or ""),
         ("strategy", version.strategy),
         ("chosen because", manifest.decision),
-        ("labels", "" if manifest.tasks else ", ".join(version.labels)),
+        ("labels", "" if manifest.tasks else ", ".join(version.labels) or "none: it generates"),
         *((f"task {task.name}", ", ".join(task.labels)) for task in manifest.tasks),
         ("size", f"{file_size(version.size_bytes)}, {version.size_bytes / version.base_size_bytes:.2%} of the base"),
         ("adapted layers", f"{manifest.layers - manifest.split} of {manifest.layers}"),
@@ -128,7 +131,8 @@ def _fields(version: AdapterVersion, others: list[AdapterVersion], line: str) ->
             f"{dataset.train_rows:,} trained, {dataset.validation_rows:,} validated, "
             f"{dataset.test_rows:,} tested ({dataset.test_source}); digest {dataset.digest[:12]}",
         ),
-        ("temperature", ", ".join(f"{number:.3f}" for number in _temperatures(manifest))),
+        ("temperature", ", ".join(f"{number:.3f}" for number in _temperatures(manifest)) if version.labels else ""),
+        *((f"with {server}", command) for server, command in manifest.serve_with.items()),
         ("seed", str(manifest.seed)),
         ("trained in", "" if seconds is None else f"{seconds:.1f} s ({_stages(version.record)})"),
         ("published", moment(version.created_at)),

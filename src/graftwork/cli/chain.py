@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from graftwork.cli.replies import refuse_to_generate
 from graftwork.errors import Problem, SettingsInvalid
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ def read_chain(opened: Services, parent: str | None) -> tuple[Artifact, ...]:
 
     if parent is None:
         return ()
-    found = opened.catalog.read(opened.catalog.resolve(parent))
+    version = opened.catalog.resolve(parent)
+    refuse_to_generate(version, "training on top of it")
+    found = opened.catalog.read(version)
     return (found, *read_ancestors(opened.catalog.read, found))
 
 

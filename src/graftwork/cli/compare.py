@@ -10,6 +10,7 @@ import typer
 
 from graftwork.cli.asking import ask, class_indices, majority_of, seen_before
 from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.replies import refuse_to_generate
 from graftwork.cli.session import services
 from graftwork.errors import DataRejected, Problem, SettingsInvalid
 
@@ -52,6 +53,8 @@ def compare(
     rows = clean_dataset(given)
     with services() as opened:
         versions = [opened.catalog.resolve(reference) for reference in references]
+        for version in versions:
+            refuse_to_generate(version, "graft compare")
         _refuse_unlike(versions)
         first = versions[0]
         truth = class_indices(first, rows.labels, rows.rows, rows.source)

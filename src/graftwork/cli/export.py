@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from graftwork.cli.options import Json, ReferenceArgument, examples
+from graftwork.cli.replies import generates, merged_replies, refuse_to_generate
 from graftwork.cli.session import services
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def export(
         artifact = opened.catalog.read(version)
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise Conflict(f"{to} is there already", remedy="Give a new or empty folder.")
+        if form == "onnx":
+            refuse_to_generate(version, "an ONNX graph from tokens to probabilities")
         names = _write_files(artifact, to) if form == "peft" else _write_model(opened, version, artifact, to, form)
     if as_json:
         print_json(
@@ -68,6 +71,8 @@ def export(
     say(f"Wrote {', '.join(names)} of {version.reference} ({file_size(size)}) to {to}.")
     if form == "onnx":
         say("ONNX Runtime was asked for random texts and answered as PyTorch does; README.md says how to run it.")
+    for server, command in artifact.manifest.serve_with.items() if form == "peft" else ():
+        say(f"{server}: {command.replace('ADAPTER', str(to.resolve())).replace('NAME', version.name)}")
     if version.parent and form == "peft":
         say("It is only what it adds to its parent: --format transformers writes the whole chain as one model.")
 
@@ -100,6 +105,8 @@ def _write_model(opened: Services, version: AdapterVersion, artifact: Artifact, 
     try:
         if form == "onnx":
             return export_onnx(backbone, artifact, to, ancestors)
+        if generates(version):
+            return merged_replies(backbone, artifact, folder, to)
         return export_merged(backbone, artifact, folder, to, ancestors)
     except BaseException:
         if made and not any(to.iterdir()):

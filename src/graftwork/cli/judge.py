@@ -20,6 +20,16 @@ from graftwork.cli.options import (
     TextColumn,
     examples,
 )
+from graftwork.cli.replies import (
+    MAX_NEW_TOKENS,
+    answer_prompts,
+    generates,
+    print_replies,
+    refuse_to_classify,
+    refuse_to_generate,
+    stored_evaluation,
+    tell_judged,
+)
 from graftwork.cli.session import services
 from graftwork.cli.tasks import print_evaluation, print_tasks, tell_tasks
 from graftwork.errors import SettingsInvalid
@@ -37,6 +47,7 @@ def register(app: typer.Typer) -> None:
             'graft predict acme/news "Shares fell after the report"',
             'graft predict acme/news:production "first text" "second text" --top-k 1 --json',
             "cat texts.txt | graft predict acme/news -",
+            'graft predict acme/replies "Where is my parcel?" --max-new-tokens 60   [dim]# it generates[/dim]',
         )
     )(predict)
     app.command(
@@ -54,10 +65,18 @@ def predict(
     reference: ReferenceArgument,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="Texts, or - for one text a line of the input.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Most tokens to generate for a prompt; 128 by default.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Draw tokens at this temperature; by default the most probable is taken."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the tokens that are drawn; 0 by default.")] = None,
     task: TaskOption = None,
     as_json: Json = False,
 ) -> None:
-    """Classify texts with a published adapter, through the same engine that serves.
+    """Classify texts with a published adapter, through the same engine that serves; or answer prompts.
 
     While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so. An adapter of several tasks
     answers all of them from one pass, or the one that --task says.
@@ -72,6 +91,21 @@ def predict(
     asked = Reference.parse(reference)
     with services() as opened:
         version = resolve_nearest(opened.catalog.resolve, asked)
+        if generates(version):
+            if top_k is not None:
+                refuse_to_generate(version, "--top-k")
+            answer_prompts(
+                opened,
+                version,
+                texts,
+                max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+                temperature=temperature or 0.0,
+                seed=seed or 0,
+                as_json=as_json,
+            )
+            return
+        given = {"--max-new-tokens": max_new_tokens, "--temperature": temperature, "--seed": seed}
+        refuse_to_classify(version, [option for option, value in given.items() if value is not None])
         (answer,) = ask(opened, [version], texts)
     fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
     if answer.tasks:
@@ -181,6 +215,13 @@ def evaluate(
     from graftwork.data.clean import clean_dataset
     from graftwork.data.read import read_dataset
 
+    if file is not None and transfer is None and not by and task is None:
+        with services() as opened:
+            version = opened.catalog.resolve(reference)
+            if generates(version):
+                tell_judged(opened, version, file, encoding, as_json=as_json)
+                return
+
     def read(path: Path) -> Dataset:
         return read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
 
@@ -196,6 +237,7 @@ def evaluate(
     names = slice_names(file, rows, by=by, text=text, encoding=encoding, delimiter=delimiter) if by else []
     with services() as opened:
         version = opened.catalog.resolve(reference)
+        refuse_to_generate(version, "--by, --task and --transfer")
         judged = judged_part(version, task)
         truth = class_indices(judged, rows.labels, rows.rows, rows.source)
         (answer,) = ask(opened, [version], rows.texts)
@@ -260,6 +302,10 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
         print_tasks(manifest, wholly=True)
     elif manifest.metrics is None:
         say(f"{version.reference} was not judged: no rows were held out. graft evaluate judges it on a file.")
+    elif generates(version):
+        replies = stored_evaluation(version)
+        assert replies is not None
+        print_replies(version.reference, replies)
     else:
         print_evaluation(version.reference, Evaluation.model_validate(manifest.metrics))
     if manifest.decision:

@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from graftwork.cli.chain import (
 from graftwork.cli.clock import process_start
 from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, TextColumn, examples
 from graftwork.cli.rate import tell_rate
+from graftwork.cli.replies import are_conversations, tell_trained, train_and_publish_replies
 from graftwork.cli.session import services
 from graftwork.cli.tasks import asked_of_tasks, named_tasks, print_tasks, read_given
 from graftwork.errors import SettingsInvalid
@@ -48,6 +49,7 @@ def register(app: typer.Typer) -> None:
             "graft train --task topic=news.csv --task mood=tweets.csv --base minilm --name acme/mail",
             "graft train mails.csv --task topic --task mood=feeling --base minilm --name acme/mail --compare-single",
             "graft train new.csv --continue acme/mood --replay old.csv",
+            "graft train chats.jsonl --base smollm2 --name acme/replies   # prompts and responses: it generates",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
@@ -168,7 +170,10 @@ def train(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check labelled rows, adapt a base model to them, judge the result and publish it as the next version."""
+    """Check labelled rows, adapt a base model to them, judge the result and publish it as the next version.
+
+    Rows with prompt and response, or with messages, teach a causal language model to answer instead.
+    """
     from graftwork.cli.sizes import parse_size
     from graftwork.data.read import read_dataset
     from graftwork.registry.reference import Reference
@@ -204,13 +209,7 @@ def train(
             dry_run=dry_run,
             find_rate=find_rate,
         )
-    if replay is not None and continued is None:
-        raise SettingsInvalid("--replay goes with --continue", remedy="Say which adapter to go on with (--continue).")
-    if find_rate and parent is not None:
-        raise SettingsInvalid(
-            "--find-rate looks for the rate on the base itself, not on a parent",
-            remedy="Leave --parent out, or train with --set fine_tuning.learning_rate=auto.",
-        )
+    _refuse_alone(replay=replay, continued=continued, find_rate=find_rate, parent=parent)
     refuse_adaptation(
         adapt_to,
         adaptation,
@@ -242,6 +241,30 @@ def train(
             # Publishing checks it too; who is late already need not train first. A run that is resumed may itself
             # have published the version that is there.
             opened.catalog.expect_latest(name, expected_latest)
+        if file is not None and not named and are_conversations(file, text=text, label=label, encoding=encoding):
+            _train_replies(
+                opened,
+                base,
+                name,
+                file,
+                test,
+                config,
+                others={
+                    "--parent": parent is not None,
+                    "--continue": continued is not None,
+                    "--max-bytes": max_bytes is not None,
+                    "--dry-run": dry_run,
+                    "--find-rate": find_rate,
+                },
+                encoding=encoding,
+                expected_latest=expected_latest,
+                resume=resume,
+                log=log,
+                tensorboard=tensorboard,
+                as_json=as_json,
+            )
+            return
+        _refuse_generation(config)
         read = partial(read_dataset, text=text, encoding=encoding, delimiter=delimiter)
         rows, test_rows, tasks, task_tests = read_given(named, file, test, label, read)
         if dry_run:
@@ -275,6 +298,57 @@ def train(
     _tell(published, trained, as_json=as_json)
     if previous is not None and not as_json:
         tell_way_back(published, previous)
+
+
+def _train_replies(
+    opened: Services,
+    base: str,
+    name: str,
+    file: Path,
+    test: Path | None,
+    config: TrainingConfig,
+    *,
+    others: Mapping[str, bool],
+    encoding: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """The same for conversations."""
+    from graftwork.cli.console import print_json
+    from graftwork.cli.describe import describe_adapter
+    from graftwork.data.chatrows import read_conversations
+
+    if refused := [option for option, given in others.items() if given]:
+        raise SettingsInvalid(
+            f"{file} holds conversations, which do not go with {', '.join(refused)}",
+            remedy="Leave it out. If the rows are meant for a classifier, name its columns (--text prompt --label …).",
+        )
+    chats = read_conversations(file, encoding)
+    judged = None if test is None else read_conversations(test, encoding)
+    published, trained = train_and_publish_replies(opened, base, name, chats, judged, config, quiet=as_json, **options)
+    if as_json:
+        print_json(describe_adapter(published, with_manifest=True))
+    else:
+        tell_trained(published, trained)
+
+
+def _refuse_alone(*, replay: Path | None, continued: str | None, find_rate: bool, parent: str | None) -> None:
+    """Options that only make sense beside others, or without them."""
+    if replay is not None and continued is None:
+        raise SettingsInvalid("--replay goes with --continue", remedy="Say which adapter to go on with (--continue).")
+    if find_rate and parent is not None:
+        raise SettingsInvalid(
+            "--find-rate looks for the rate on the base itself, not on a parent",
+            remedy="Leave --parent out, or train with --set fine_tuning.learning_rate=auto.",
+        )
+
+
+def _refuse_generation(config: TrainingConfig) -> None:
+    if config.generation != type(config)().generation:
+        raise SettingsInvalid(
+            "generation.template has no effect: these rows are labelled texts, for a classifier",
+            remedy="Leave it out, or give rows with prompt and response, or with messages.",
+        )
 
 
 def _refuse_both(settings_file: Path | None, like: str | None) -> None:

@@ -61,8 +61,8 @@ class Artifact:
 
     Attributes:
         manifest: what it is.
-        files: bytes by name: `head.safetensors` always; `adapter_config.json` and `adapter_model.safetensors` when
-            something below the head was trained.
+        files: bytes by name: `head.safetensors` of every classifier; `adapter_config.json` and
+            `adapter_model.safetensors` when something below the head was trained.
         manifest_bytes: the manifest as stored; by default its canonical JSON. Kept apart so that an adapter's digest
             does not change when a later version of the schema would write the same manifest differently.
 
@@ -111,7 +111,8 @@ class Artifact:
         problems = check_manifest(self.manifest, self.manifest_bytes, limits)
         problems += self._check_files(hashed=hashed)
         if not problems:
-            problems += _check_head(self.manifest, self.files[HEAD], limits)
+            if HEAD in self.files:
+                problems += _check_head(self.manifest, self.files[HEAD], limits)
             if DELTA in self.files:
                 problems += _check_delta_config(self.files[DELTA_CONFIG], limits)
                 problems += _check_delta(self.manifest, self.files[DELTA], limits)
@@ -138,7 +139,8 @@ def check_manifest(manifest: Manifest, content: bytes, limits: ArtifactLimits = 
     problems = []
     if len(content) > limits.manifest_bytes:
         problems.append(Problem(MANIFEST, f"has {len(content)} bytes; {limits.manifest_bytes} are allowed"))
-    expected = {HEAD, DELTA, DELTA_CONFIG} if manifest.tensors else {HEAD}
+    head = set() if manifest.purpose == "generation" else {HEAD}
+    expected = {*head, DELTA, DELTA_CONFIG} if manifest.tensors else head
     names = [entry.path for entry in manifest.files]
     problems += [Problem(MANIFEST, f"names the file {name!r} twice") for name in _repeated(names)]
     problems += [

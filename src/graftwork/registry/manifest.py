@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from graftwork.data.findings import Finding
 from graftwork.data.media import Modality
@@ -20,6 +20,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 DTypeName = Literal["float32", "bfloat16", "float16"]
 TaskName = Annotated[str, StringConstraints(pattern=TASK_NAME)]
 BaseBits = Literal["int8", "nf4"]
+Purpose = Literal["classification", "generation"]
 TensorDTypeName = Literal["float32", "bfloat16", "float16", "uint8", "int32"]
 
 
@@ -117,7 +118,11 @@ class Manifest(_Frozen):
         continues: digest of the version that it went on from, None when it was trained anew; nothing of it is needed.
         strategy: `feature-extraction`, `lora` and so on.
         strategy_settings: what the strategy was told, every default resolved.
-        labels: label names in the order of the head's rows; of several tasks `task/label` each.
+        purpose: what it is for: to classify, or to generate text, without a head.
+        template: SHA-256 of the chat template it was trained with; None for a classifier, and for plain prompts.
+        serve_with: how other servers answer with it, a command each.
+        labels: label names in the order of the head's rows; of several tasks `task/label` each;
+            none of an adapter that generates.
         tasks: the tasks of an adapter that answers several, in the order of the head's rows.
         modality: what the base reads; of texts it is not written.
         pooling: how the base's token vectors are pooled.
@@ -149,7 +154,10 @@ class Manifest(_Frozen):
     continues: Sha256 | None = Field(None, exclude_if=lambda value: value is None)
     strategy: str
     strategy_settings: dict[str, Any] = {}
-    labels: tuple[str, ...] = Field(min_length=2)
+    purpose: Purpose = Field("classification", exclude_if=lambda value: value == "classification")
+    template: Sha256 | None = Field(None, exclude_if=lambda value: value is None)
+    serve_with: dict[str, str] = Field({}, exclude_if=lambda value: not value)
+    labels: tuple[str, ...]
     tasks: tuple[TaskRecord, ...] = Field((), exclude_if=lambda value: not value)
     modality: Modality = Field("text", exclude_if=lambda value: value == "text")
     pooling: Pooling
@@ -173,6 +181,14 @@ class Manifest(_Frozen):
     settings: dict[str, Any] = {}
     seed: int
     packages: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _labels_for_the_purpose(self) -> Self:
+        if self.purpose == "classification" and len(self.labels) < 2:
+            raise ValueError("a classifier has at least two labels")
+        if self.purpose == "generation" and self.labels:
+            raise ValueError("an adapter that generates has no labels")
+        return self
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no white space, UTF-8."""

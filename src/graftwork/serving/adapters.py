@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from graftwork.backbones.belonging import check_belongs
-from graftwork.errors import ArtifactInvalid, GraftworkError, NotFound, SettingsInvalid
+from graftwork.errors import ArtifactInvalid, GraftworkError, ModelUnsupported, NotFound, SettingsInvalid
 from graftwork.registry.chain import MOST_ANCESTORS, parent_missing, too_deep
 from graftwork.registry.tasks import TaskColumns, columns_of, temperatures_of
 from graftwork.serving.cache import embedding_domain
@@ -283,6 +283,11 @@ def load_adapter(
             remedy="Run `graft fsck`.",
         )
     manifest = artifact.manifest
+    if manifest.purpose != "classification":
+        raise ModelUnsupported(
+            "this adapter generates text, and this server classifies",
+            remedy="Ask it with graft predict, or serve it with vLLM or LoRAX: graft show tells the commands.",
+        )
     check_belongs(manifest, backbone)
     artifact.check()
     _check_parent(manifest, parent)

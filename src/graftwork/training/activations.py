@@ -46,6 +46,7 @@ class Activations:
         lengths: tokens of each row, int64 `[rows]`.
         bytes_kept: size of what is kept.
         place: where.
+        columns: width of `vectors`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Activations:
         self._backbone = backbone
         self._ids = ids
         self._split = split
+        self.columns = backbone.width
         self.lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
         # Feature maps are kept whole, a row each; of everything else there is a row a token.
         self._row_shape = backbone.row_shape(split) if split > 0 else None

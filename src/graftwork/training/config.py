@@ -80,6 +80,18 @@ class FineTuningSettings(BaseModel):
     tight_memory: bool = Field(False, exclude=True)
 
 
+class GenerationSettings(BaseModel):
+    """How conversations are written for the model that learns to answer.
+
+    Attributes:
+        template: `chat` takes the base's own chat template; `plain` the prompt, a line end and the response.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    template: Literal["chat", "plain"] = "chat"
+
+
 class TrainingConfig(BaseModel):
     """Everything that decides a training run, beside the rows and the base model.
 
@@ -96,6 +108,7 @@ class TrainingConfig(BaseModel):
         prefix_tuning: what prefix tuning trains.
         partial: which layers partial fine-tuning trains, and how they are stored.
         full: how what full fine-tuning trained is stored.
+        generation: how conversations are written, where there is something to generate.
         tasks: how several tasks are trained together.
         base_dtype: keep the frozen base's linear layers in 8 bits (`int8`) or 4 (`nf4`) while training (bitsandbytes);
             by default they have the backbone's dtype.
@@ -120,6 +133,7 @@ class TrainingConfig(BaseModel):
     prefix_tuning: PrefixTuningSettings = PrefixTuningSettings()
     partial: PartialSettings = PartialSettings()
     full: FullSettings = FullSettings()
+    generation: GenerationSettings = Field(GenerationSettings(), exclude_if=lambda own: own == GenerationSettings())
     tasks: TasksSettings = Field(TasksSettings(), exclude_if=lambda value: value == TasksSettings())
     base_dtype: Literal["int8", "nf4"] | None = Field(None, exclude_if=lambda value: value is None)
     adaptation: Adaptation | None = Field(None, exclude_if=lambda value: value is None)

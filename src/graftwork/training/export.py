@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,12 +100,7 @@ def export_merged(
     """
     refuse_tasks(artifact.manifest)
     weights = merged_weights(backbone, artifact, ancestors)
-    try:
-        for file in sorted(base.rglob("*")):
-            if file.is_file() and not file.name.endswith(_WEIGHTS):
-                target = to / file.relative_to(base)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
+    with written(base, to):
         config: Any = backbone.model.config
         config.id2label = dict(enumerate(artifact.manifest.labels))
         config.label2id = {label: index for index, label in enumerate(artifact.manifest.labels)}
@@ -114,10 +110,31 @@ def export_merged(
         (to / MANIFEST).write_bytes(artifact.manifest_bytes)
         if artifact.manifest.modality == "text":
             (to / PAGE).write_text(_PAGE, "utf-8")
+    return names_in(to)
+
+
+@contextmanager
+def written(base: Path, to: Path) -> Iterator[None]:
+    """Copy what a base has beside its weights, and let the block write the rest; `to` is emptied when that fails.
+
+    Raises:
+        StorageError: if the folder cannot be written.
+    """
+    try:
+        for file in sorted(base.rglob("*")):
+            if file.is_file() and not file.name.endswith(_WEIGHTS):
+                target = to / file.relative_to(base)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+        yield
     except OSError as error:
         for path in to.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise storage_error(f"{to} cannot be written", error) from error
+
+
+def names_in(to: Path) -> list[str]:
+    """Names of all files in a folder."""
     return sorted(str(path.relative_to(to)) for path in to.rglob("*") if path.is_file())
 
 

@@ -12,6 +12,7 @@ from graftwork.training.processes import processes
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
+    from graftwork.data.conversations import Conversations
     from graftwork.data.dataset import Dataset
     from graftwork.registry.artifact import Artifact
     from graftwork.training.config import TrainingConfig
@@ -21,8 +22,8 @@ DECIDING = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 
 def identity_of(
     backbone: TextBackbone,
-    rows: Dataset,
-    test: Dataset | None,
+    rows: Dataset | Conversations,
+    test: Dataset | Conversations | None,
     config: TrainingConfig,
     parent: Artifact | None = None,
     adapt_to: Dataset | None = None,

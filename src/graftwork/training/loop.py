@@ -26,7 +26,7 @@ from graftwork.training.runs import Run
 from graftwork.training.schedule import rate_factor
 from graftwork.training.sharding import sharded
 from graftwork.training.start import Rows, Start
-from graftwork.training.transfer import Baseline, diverged, negative_transfer
+from graftwork.training.transfer import Compared, diverged, negative_transfer
 from graftwork.training.tuner import Diverged, Tuner
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class FineTuned:
     """The head at the best evaluation; the delta of that moment is in the attachment.
 
     Attributes:
-        weight: float32 `[classes, width]`.
+        weight: float32 `[classes, width]`; empty where no head was trained, as the bias.
         bias: float32 `[classes]`.
         validation_logits: float32 `[validation rows, classes]` of the best evaluation.
         validation_loss: their weighted mean cross-entropy.
@@ -174,7 +174,7 @@ class _Loop:
         self._start_logits = torch.empty(0)
         self._best_logits = torch.empty(0)
         self._best: list[Tensor] = []
-        self._baseline: Baseline | None = None
+        self._baseline: Compared | None = None
         self._warnings: list[Finding] = []
         self._finished = False
         self._epoch, self._batches = 0, list[list[int]]()
@@ -196,9 +196,10 @@ class _Loop:
         if self._stage.due(tuner.steps, handy=True):
             self._stage.save(tuner.steps, self._checkpoint)
         best = self._kept()
+        weight, bias = tuner.head_of(self._best)
         return FineTuned(
-            weight=self._best[-2].cpu(),
-            bias=self._best[-1].cpu(),
+            weight=weight.cpu(),
+            bias=bias.cpu(),
             validation_logits=self._best_logits,
             validation_loss=best.loss,
             best_epoch=best.epoch,
@@ -276,24 +277,24 @@ class _Loop:
         self._best, self._best_logits = self._tuner.values(), logits.cpu()
         self._start_logits = self._best_logits
         self._baseline = self._compared_with(self._start_logits)
-        majority = self._objective.majority_accuracy(self._validation.labels, self._train.labels)
-        self._measured(
-            validation_loss=loss, validation_accuracy=accuracy, majority_accuracy=majority, **_named(by_task)
-        )
+        beside = self._objective.of_start(self._validation.labels, self._train.labels)
+        self._measured(validation_loss=loss, validation_accuracy=accuracy, **beside, **_named(by_task))
 
-    def _compared_with(self, logits: Tensor) -> Baseline:
+    def _compared_with(self, logits: Tensor) -> Compared:
         return self._objective.baseline(logits.double().numpy(), self._validation.labels)
 
     def _warn_of_negative_transfer(self) -> None:
         told = any(warning.code == "negative-transfer" for warning in self._warnings)
-        found = negative_transfer(self._history, rows=len(self._validation.labels), ended=self._finished)
+        rows, start = len(self._validation.labels), self._objective.start
+        found = negative_transfer(self._history, rows=rows, ended=self._finished, start=start)
         if found is not None and not told:
             self._warnings.append(found)
             self._progress.note(f"warning: {found.message}. {found.remedy}")
 
     def _end_diverged(self, error: Diverged) -> None:
         step = self._tuner.steps + 1
-        found = diverged(self._history, what=error.what, step=step, learning_rate=self._learning_rate)
+        rate, start = self._learning_rate, self._objective.start
+        found = diverged(self._history, what=error.what, step=step, learning_rate=rate, start=start)
         self._warnings.append(found)
         self._progress.note(f"warning: {found.message}. {found.remedy}")
         self._finished = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from graftwork.errors import Problem, SettingsInvalid
 from graftwork.training.transfer import Baseline, majority_accuracy
+
+if TYPE_CHECKING:
+    from graftwork.training.transfer import Compared
 
 
 class Objective:
@@ -25,7 +28,13 @@ class Objective:
         weights: weight of each class `[classes]`; None for one each.
         smoothing: share of the target that is spread over all classes.
         device: where the logits will be.
+
+    Attributes:
+        weights: as given, on the device.
+        start: what training starts from, as sentences name it.
     """
+
+    start = "the probe"
 
     def __init__(self, weights: NDArray[np.float32] | None, smoothing: float, device: torch.device) -> None:
         self.weights = None if weights is None else torch.from_numpy(weights).to(device)
@@ -57,9 +66,13 @@ class Objective:
         """Share of `labels` that the most frequent of the `trained` labels gets right."""
         return majority_accuracy(labels, trained)
 
-    def baseline(self, logits: NDArray[np.float64], labels: NDArray[np.int64]) -> Baseline:
+    def baseline(self, logits: NDArray[np.float64], labels: NDArray[np.int64]) -> Compared:
         """What later logits `[rows, classes]` of the same rows are compared with."""
         return Baseline(logits, labels, weighted=self.weights is not None)
+
+    def of_start(self, labels: NDArray[np.int64], trained: NDArray[np.int64]) -> dict[str, float]:
+        """What is measured once, before the first step."""
+        return {"majority_accuracy": self.majority_accuracy(labels, trained)}
 
 
 def class_weights(

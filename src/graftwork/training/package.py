@@ -17,7 +17,7 @@ from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import DECIDING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.data.findings import Finding
@@ -62,7 +62,7 @@ def package(
     settings = config.model_dump(mode="json")
     if candidate.learning_rate is not None:
         settings["fine_tuning"]["learning_rate"] = candidate.learning_rate
-    packages = {name: version(name) for name in (*DECIDING, *(("peft",) if candidate.delta.files else ()))}
+    packages = versions_that_decide(peft=bool(candidate.delta.files))
     manifest = Manifest(
         base=backbone.fingerprint,
         parent=None if parent is None else parent.digest,
@@ -82,10 +82,7 @@ def package(
         dtype=backbone.dtype_name,
         base_dtype=backbone.bits,
         tensors=candidate.delta.tensors,
-        files=tuple(
-            FileEntry(path=name, sha256=hashlib.sha256(files[name]).hexdigest(), size=len(files[name]))
-            for name in sorted(files)
-        ),
+        files=entries_of(files),
         temperature=candidate.temperature,
         dataset=dataset,
         warnings=(*warnings, *candidate.warnings),
@@ -93,6 +90,20 @@ def package(
         adaptation=adaptation,
         settings=settings,
         seed=config.seed,
-        packages={"graftwork": __version__, **packages},
+        packages=packages,
     )
     return Artifact(manifest, files)
+
+
+def entries_of(files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:
+    """What a manifest says of its files."""
+    return tuple(
+        FileEntry(path=name, sha256=hashlib.sha256(files[name]).hexdigest(), size=len(files[name]))
+        for name in sorted(files)
+    )
+
+
+def versions_that_decide(*, peft: bool) -> dict[str, str]:
+    """Versions of the packages on which an adapter's bytes depend."""
+    names = (*DECIDING, *(("peft",) if peft else ()))
+    return {"graftwork": __version__, **{name: version(name) for name in names}}

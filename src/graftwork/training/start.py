@@ -82,7 +82,7 @@ class Start:
     Attributes:
         backbone: the frozen backbone.
         attachment: the delta in place on it.
-        weight: the head's first weights, float64 `[classes, width]`.
+        weight: the head's first weights, float64 `[classes, width]`; None where there is no head to train.
         bias: the head's first bias, float64 `[classes]`.
         train: the training rows.
         validation: the validation rows.
@@ -92,12 +92,13 @@ class Start:
         unfreezing: train the upper layers first, and one group of layers more each epoch.
         game: against a classifier of domains, None without one; such a run is not stopped and ends where it ends.
         tasks: which classes are whose, of several tasks; they are told apart in the loss.
+        own_objective: what is minimised instead of the cross-entropy of classes.
     """
 
     backbone: TextBackbone
     attachment: Attachment
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    weight: NDArray[np.float64] | None
+    bias: NDArray[np.float64] | None
     train: Rows
     validation: Rows
     settings: FineTuningSettings
@@ -106,10 +107,13 @@ class Start:
     unfreezing: bool = False
     game: DomainGame | None = None
     tasks: tuple[TaskColumns, ...] = ()
+    own_objective: Objective | None = None
 
     @property
     def objective(self) -> Objective:
         """What is minimised."""
+        if self.own_objective is not None:
+            return self.own_objective
         smoothing, device = self.settings.label_smoothing, self.backbone.device
         if self.tasks:
             return TasksObjective(self.tasks, self.class_weights, smoothing, device)

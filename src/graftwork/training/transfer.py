@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,14 @@ from graftwork.training.history import History
 
 SUSTAINED = 2  # evaluations in a row
 REMEDIES = "Lower fine_tuning.learning_rate, adapt fewer layers, or take another base model."
+
+
+class Compared(Protocol):
+    """The start's answers, to compare later ones with."""
+
+    def above(self, logits: NDArray[np.float64]) -> bool:
+        """Whether the start is better than these answers beyond chance."""
+        ...
 
 
 class Baseline:
@@ -49,27 +59,28 @@ def majority_accuracy(labels: NDArray[np.int64], trained: NDArray[np.int64]) -> 
     return float((labels == np.bincount(trained).argmax()).mean())
 
 
-def negative_transfer(history: History, *, rows: int, ended: bool) -> Finding | None:
+def negative_transfer(history: History, *, rows: int, ended: bool, start: str = "the probe") -> Finding | None:
     """The warning that training fell below its start: at several evaluations in a row, or at the one it ended with.
 
     Args:
         history: the evaluations so far.
         rows: number of validation rows.
         ended: no further evaluation will come.
+        start: what training started from, as sentences name it.
     """
     fallen = history.fallen
     if len(fallen) < (1 if ended else SUSTAINED):
         return None
     steps = ", ".join(str(one.step) for one in fallen[-3:])
-    start, best = history.judged[0], history.best
+    first, best = history.judged[0], history.best
     kept = "the start itself" if best.step == 0 else f"step {best.step}, validation loss {best.loss:.3f}"
     return Finding(
         code="negative-transfer",
         severity="warning",
         message=(
-            f"training did worse than the probe it started from, beyond chance, on {rows} validation rows: at step "
-            f"{steps} the loss was {fallen[-1].loss:.3f} against {start.loss:.3f} and the accuracy "
-            f"{fallen[-1].accuracy:.1%} against {start.accuracy:.1%}; kept is the best that was seen, {kept}"
+            f"training did worse than {start} it started from, beyond chance, on {rows} validation rows: at step "
+            f"{steps} the loss was {fallen[-1].loss:.3f} against {first.loss:.3f} and the accuracy "
+            f"{fallen[-1].accuracy:.1%} against {first.accuracy:.1%}; kept is the best that was seen, {kept}"
         ),
         count=rows,
         remedy=REMEDIES,
@@ -132,10 +143,10 @@ def _below(
     return None
 
 
-def diverged(history: History, *, what: str, step: int, learning_rate: float) -> Finding:
+def diverged(history: History, *, what: str, step: int, learning_rate: float, start: str = "the probe") -> Finding:
     """The warning that training ended early because numbers stopped being finite."""
     best = history.best
-    kept = "the start (the probe)" if best.step == 0 else f"step {best.step}"
+    kept = f"the start ({start})" if best.step == 0 else f"step {best.step}"
     return Finding(
         code="diverged",
         severity="warning",

@@ -65,7 +65,8 @@ class Tuner:
     Args:
         backbone: the frozen backbone.
         attachment: the delta in place on it.
-        weight: the head's first weights `[classes, width]`.
+        weight: the head's first weights `[classes, width]`; None where there is no head, and the activations' vectors
+            are what the objective judges.
         bias: the head's first bias `[classes]`.
         settings: of the optimizer and the batches.
         learning_rate: highest rate.
@@ -85,8 +86,8 @@ class Tuner:
         self,
         backbone: TextBackbone,
         attachment: Attachment,
-        weight: NDArray[np.float64],
-        bias: NDArray[np.float64],
+        weight: NDArray[np.float64] | None,
+        bias: NDArray[np.float64] | None,
         *,
         settings: FineTuningSettings,
         learning_rate: float,
@@ -103,10 +104,7 @@ class Tuner:
         self._objective = objective
         self._accelerator = accelerator
         self._note = note
-        self._head = nn.Linear(weight.shape[1], weight.shape[0]).to(backbone.device)
-        with torch.no_grad():
-            self._head.weight.copy_(torch.from_numpy(weight))
-            self._head.bias.copy_(torch.from_numpy(bias))
+        self._head = _head(weight, bias).to(backbone.device)
         self._game = game
         head = [*(game.parameters() if game is not None else ()), *self._head.parameters()]
         self.processes = processes()
@@ -165,7 +163,8 @@ class Tuner:
             between: called after each batch, unless there are several processes.
         """
         batches = activations.batches()
-        logits = torch.zeros((len(activations.lengths), self._head.out_features), device=self._backbone.device)
+        columns = self._head.out_features if isinstance(self._head, nn.Linear) else activations.columns
+        logits = torch.zeros((len(activations.lengths), columns), device=self._backbone.device)
         mine = self.processes.share(batches)
         with torch.no_grad(), telling_of_lost():
             for rows in mine:
@@ -180,6 +179,10 @@ class Tuner:
     def values(self) -> list[Tensor]:
         """A copy of all parameters."""
         return [parameter.detach().clone() for parameter in self.parameters]
+
+    def head_of(self, values: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The head's weight and bias among values of all parameters; empty where there is no head."""
+        return (values[-2], values[-1]) if isinstance(self._head, nn.Linear) else (torch.empty(0), torch.empty(0))
 
     def restore(self, values: list[Tensor]) -> None:
         """Take back earlier values of all parameters."""
@@ -323,3 +326,13 @@ class Tuner:
     def _logits(self, activations: Activations, rows: list[int]) -> Tensor:
         logits: Tensor = self._head(activations.vectors(rows, self._attachment))
         return logits
+
+
+def _head(weight: NDArray[np.float64] | None, bias: NDArray[np.float64] | None) -> nn.Module:
+    if weight is None or bias is None:
+        return nn.Identity()
+    head = nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
+    return head
