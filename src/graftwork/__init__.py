@@ -6,13 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from graftwork.classifier import TextClassifier
+    from graftwork.classifier import ImageClassifier, TextClassifier
     from graftwork.client import Client
 
 __version__ = "0.1.0"
-__all__ = ["Client", "TextClassifier", "__version__"]
+__all__ = ["Client", "ImageClassifier", "TextClassifier", "__version__"]
 
-_HOMES = {"TextClassifier": "graftwork.classifier", "Client": "graftwork.client"}
+_HOMES = {
+    "ImageClassifier": "graftwork.classifier",
+    "TextClassifier": "graftwork.classifier",
+    "Client": "graftwork.client",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,13 +1,15 @@
-"""A text classifier with scikit-learn's interface."""
+"""Classifiers of texts and of pictures with scikit-learn's interface."""
 
 from __future__ import annotations
 
+import io
+import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,12 +20,16 @@ from graftwork.adaptation.inference import adapted_features, head_logits, probab
 from graftwork.backbones.inspect import inspect_model
 from graftwork.backbones.load import load_backbone
 from graftwork.data.dataset import Dataset
+from graftwork.data.media import Media
 from graftwork.data.unlabelled import unlabelled
 from graftwork.errors import DataRejected, Problem, SettingsInvalid
 from graftwork.settings import Settings, load_settings
 from graftwork.training.config import TrainingConfig
 from graftwork.training.job import train
 from graftwork.wiring import open_services
+
+Inputs = ArrayLike | Sequence[Any]
+"""Texts, or whatever a sibling reads."""
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -74,7 +80,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.settings = settings
         self.home = home
 
-    def fit(self, X: ArrayLike, y: ArrayLike, adapt_to: ArrayLike | None = None) -> Self:  # noqa: N803
+    def fit(self, X: Inputs, y: ArrayLike, adapt_to: ArrayLike | None = None) -> Self:  # noqa: N803
         """Train on texts `X` (`[rows]` or `[rows, 1]`) and their labels `y` (`[rows]`; texts, numbers or truth values).
 
         `adapt_to` are texts of the domain it shall answer in, without labels; the setting `adaptation` says how.
@@ -85,7 +91,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             NotFound: if there is no such base model.
             SettingsInvalid: if the settings are unknown or do not fit the base.
         """
-        texts = _texts(X)
+        texts = self._inputs(X)
         labels = _labels(y, rows=len(texts))
         classes = np.unique(labels)
         columns = {str(label): column for column, label in enumerate(classes)}
@@ -106,13 +112,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._order = [trained.artifact.manifest.labels.index(name) for name in kept]
         return self
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Inputs) -> NDArray[np.float64]:  # noqa: N803
         """Probabilities `[rows, classes]`, columns in the order of `classes_`."""
         artifact = self._fitted()
-        features = adapted_features(self._backbone(), artifact, _texts(X))
+        features = adapted_features(self._backbone(), artifact, self._inputs(X))
         return probabilities(head_logits(artifact, features), artifact.manifest.temperature)[:, self._order]
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
         """The most probable label of each text, `[rows]`."""
         best = self.predict_proba(X).argmax(axis=1)
         chosen: NDArray[Any] = self.classes_[best]
@@ -129,9 +135,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with open_services(self._settings()) as services:
             return services.catalog.publish(name, artifact, expected_latest=expected_latest)
 
+    def _inputs(self, X: Inputs) -> Sequence[str]:  # noqa: N803
+        return _texts(cast(ArrayLike, X))
+
     def _fitted(self) -> Any:
         if not hasattr(self, "artifact_"):
-            raise NotFittedError("this TextClassifier is not fitted yet; call fit first")
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
         return self.artifact_
 
     def _settings(self) -> Settings:
@@ -170,6 +179,73 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
+
+
+class ImageClassifier(TextClassifier):
+    """Adapt a pretrained image encoder to labelled pictures: the sibling of `TextClassifier`, with all that it has.
+
+    A picture is a path, the bytes of a file, or a Pillow image.
+
+    Example:
+        >>> from graftwork import ImageClassifier
+        >>> defects = ImageClassifier(base="lite0").fit(["a.png", "b.png"], ["sound", "broken"])   # doctest: +SKIP
+        >>> defects.predict([Path("c.png").read_bytes()])                                          # doctest: +SKIP
+        array(['broken'], dtype='<U6')
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that the input is neither texts nor numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = False
+        return tags
+
+    def _inputs(self, X: Inputs) -> Sequence[str]:  # noqa: N803
+        """Media of pictures.
+
+        Raises:
+            DataRejected: with every row that is no picture, or cannot be read.
+        """
+        from graftwork.data.images import what_is_wrong
+
+        if isinstance(X, (str, bytes, Path)):
+            raise DataRejected("X is one picture", remedy="Give a list of pictures, even of one.")
+        found: list[Media] = []
+        problems = []
+        for row, given in enumerate(cast(Sequence[Any], X), start=1):
+            try:
+                media = _picture(given, row)
+                wrong = what_is_wrong(media)
+            except OSError as error:
+                wrong = f"{given}: {error.strerror}"
+            except TypeError:
+                wrong = f"is {type(given).__name__}, and no path, bytes or Pillow image"
+            if wrong:
+                problems.append(Problem(f"X, row {row}", wrong))
+            else:
+                found.append(media)
+        if problems:
+            raise DataRejected("some rows are no pictures", problems=problems[:20], remedy="Leave them out.")
+        return found
+
+
+def _picture(given: Any, row: int) -> Media:
+    """A picture from a path, the bytes of a file, or what Pillow or NumPy hold.
+
+    Raises:
+        OSError: if the file cannot be read.
+        TypeError: if it is something else.
+    """
+    if isinstance(given, Media):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return Media.of_file(Path(given), "image")
+    if isinstance(given, (bytes, bytearray)):
+        return Media.of_bytes(bytes(given), "image", name=f"row {row}")
+    if not hasattr(given, "save"):
+        raise TypeError
+    data = io.BytesIO()
+    given.save(data, format="PNG")
+    return Media.of_bytes(data.getvalue(), "image", name=f"row {row}")
 
 
 _REMEMBERED = 4

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Inputs = str | bytes | Sequence[str | bytes]
+"""A text or the bytes of an image's file, or several."""
+
 _START = "Start it with: graft serve"
 
 
@@ -179,13 +182,13 @@ class Client:
         self._http.close()
 
     def classify(
-        self, model: str, inputs: str | Sequence[str], top_k: int | None = None, *, task: str | None = None
+        self, model: str, inputs: Inputs, top_k: int | None = None, *, task: str | None = None
     ) -> Classifications:
-        """Classify texts.
+        """Classify texts, or images given as the bytes of their files.
 
         Args:
             model: `tenant/name`, `tenant/name@version` or `tenant/name:alias`.
-            inputs: a text or several.
+            inputs: a text or an image, or several.
             top_k: answer the best k labels only.
             task: one of the tasks of an adapter that answers several; all of them by default.
 
@@ -198,7 +201,7 @@ class Client:
         return _classifications(self._ask("POST", "/v1/classify", body))
 
     def classify_each(
-        self, models: Sequence[str], inputs: str | Sequence[str], top_k: int | None = None
+        self, models: Sequence[str], inputs: Inputs, top_k: int | None = None
     ) -> tuple[Classifications | GraftworkError, ...]:
         """Classify the same texts with several adapters in one request.
 
@@ -222,7 +225,7 @@ class Client:
             for entry in answer["answers"]
         )
 
-    def embed(self, model: str, inputs: str | Sequence[str]) -> Embeddings:
+    def embed(self, model: str, inputs: Inputs) -> Embeddings:
         """Turn texts into vectors, with a base model (by name) or an adapter (by reference). Raises as `classify`."""
         import numpy as np
 
@@ -292,8 +295,10 @@ def _classification(result: dict[str, Any]) -> Classification:
     return Classification(tuple(LabelScore(**score) for score in result.get("labels", ())), tasks)
 
 
-def _texts(inputs: str | Sequence[str]) -> list[str]:
-    return [inputs] if isinstance(inputs, str) else list(inputs)
+def _texts(inputs: Inputs) -> list[str | dict[str, str]]:
+    """As the server takes them: texts as they are, files as base64."""
+    each = [inputs] if isinstance(inputs, (str, bytes)) else inputs
+    return [{"image": base64.b64encode(one).decode()} if isinstance(one, bytes) else one for one in each]
 
 
 def _parsed(response: httpx.Response) -> Any:

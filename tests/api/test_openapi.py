@@ -89,6 +89,11 @@ def test_examples_validate(document: dict[str, Any], shape: type[BaseModel]) -> 
         shape.model_validate(example)
 
 
-def test_inputs_are_documented_as_a_text_or_texts(document: dict[str, Any]) -> None:
+def test_inputs_are_documented_as_a_text_or_texts_or_images(document: dict[str, Any]) -> None:
     field = document["components"]["schemas"]["ClassifyRequest"]["properties"]["inputs"]
-    assert field["anyOf"] == [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    image = {"$ref": "#/components/schemas/ImageInput"}
+    items = {"anyOf": [{"type": "string"}, image]}
+    assert field["anyOf"] == [{"type": "string"}, {"type": "array", "items": items}]
+    assert "ImageInput" in document["components"]["schemas"]
+    body = document["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
+    assert body["multipart/form-data"]["schema"] == {"$ref": "#/components/schemas/ClassifyForm"}

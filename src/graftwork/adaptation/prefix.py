@@ -119,6 +119,7 @@ class PrefixTuning:
         """Put a random prefix in place: it changes the output a little, because whatever is attended to has weight."""
         import torch
 
+        backbone.texts_only("prefix tuning")
         layers = backbone.num_layers if settings.layers is None else settings.layers
         _refuse_misfits(backbone, settings.length, layers)
         return PrefixAttachment(

@@ -44,7 +44,7 @@ async def read_body(
     """
     _check_headers(request.headers, limits)
     async with body_in_time(limits):
-        raw = await _receive(request, limits)
+        raw = await receive_body(request, limits)
     try:
         return shape.model_validate_json(raw, context=limits)
     except ValidationError:
@@ -79,7 +79,12 @@ def _check_headers(headers: Headers, limits: ServerLimits) -> None:
         raise _too_large(limits)
 
 
-async def _receive(request: Request, limits: ServerLimits) -> bytes:
+async def receive_body(request: Request, limits: ServerLimits) -> bytes:
+    """The bytes of a body.
+
+    Raises:
+        RequestTooLarge: as soon as the limit is passed.
+    """
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():

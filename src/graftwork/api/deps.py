@@ -109,7 +109,8 @@ class Serving:
     async def _admitted(self, admit: Callable[[], Admitted], texts: Sequence[str]) -> Admitted:
         # The engine tokenises in its caller's thread: of a short text that takes less than handing it to another
         # thread, of many texts so long that the event loop must not wait for it.
-        if sum(map(len, texts)) <= _SHORT:
+        # Media are decoded there, which takes milliseconds.
+        if sum(map(len, texts)) <= _SHORT and type(texts[0]) is str:
             return admit()
         return await to_thread.run_sync(admit, limiter=self.admissions)
 

@@ -16,6 +16,7 @@ _REF = "#/components/schemas/"
 _BODIES: tuple[type[BaseModel], ...] = (
     schemas.ClassifyRequest,
     schemas.ClassifyEachRequest,
+    schemas.ClassifyForm,
     schemas.PredictRequest,
     schemas.EmbeddingsRequest,
     schemas.ProblemDetails,
@@ -45,10 +46,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 INFERENCE = problems(404, 408, 409, 413, 415, 422, 429, 503, 504, 507)
 
 
-def body(*shapes: type[BaseModel]) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads a body of this shape, or of one of these."""
+def body(*shapes: type[BaseModel], form: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads a body of this shape, or of one of these, or this form."""
     found = [{"$ref": _REF + shape.__name__} for shape in shapes]
-    content = {"application/json": {"schema": found[0] if len(found) == 1 else {"oneOf": found}}}
+    content: dict[str, Any] = {"application/json": {"schema": found[0] if len(found) == 1 else {"oneOf": found}}}
+    if form is not None:
+        content["multipart/form-data"] = {"schema": {"$ref": _REF + form.__name__}}
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from graftwork.api.limits import ServerLimits
+from graftwork.data.media import Media
 from graftwork.errors import Problem, RequestTooLarge
 
 NEWS = {"model": "acme/news@3", "digest": "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"}
@@ -51,14 +63,34 @@ def _texts(value: object, info: ValidationInfo) -> object:
             f"{len(value)} texts in one request; at most {limits.inputs} are taken",
             remedy="Send them in several requests.",
         )
-    long = [i for i, text in enumerate(value) if isinstance(text, str) and len(text) > limits.text_characters]
+    items: list[Any] = [_image(item, i, info) if isinstance(item, dict) else item for i, item in enumerate(value)]
+    long = [i for i, text in enumerate(items) if isinstance(text, str) and len(text) > limits.text_characters]
     if long:
         raise RequestTooLarge(
             f"a text may have at most {limits.text_characters} characters",
-            problems=[Problem(f"#/{info.field_name}/{i}", f"{len(value[i])} characters") for i in long],
+            problems=[Problem(f"#/{info.field_name}/{i}", f"{len(items[i])} characters") for i in long],
             remedy="Shorten it; models read no more than their first few hundred words.",
         )
-    return value
+    return items
+
+
+def _image(item: dict[str, Any], index: int, info: ValidationInfo) -> object:
+    """Media of `{"image": base64}`; everything else as it is, to be refused in its place."""
+    if item.keys() != {"image"} or not isinstance(item["image"], str):
+        raise PydanticCustomError(
+            "input_type", "input {index} should be a text or an object with the one member 'image'", {"index": index}
+        )
+    try:
+        data = base64.b64decode(item["image"], validate=True)
+    except ValueError as error:
+        raise PydanticCustomError(
+            "image_base64", "image {index} is not base64: {why}", {"index": index, "why": str(error)}
+        ) from None
+    return Media.of_bytes(data, "image", name=f"#/{info.field_name}/{index}")
+
+
+def _input(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, Media) else handler(value)
 
 
 def _names(value: object, info: ValidationInfo) -> object:
@@ -83,7 +115,20 @@ def _no_name_twice(value: list[str]) -> list[str]:
 
 
 Text = Annotated[str, AfterValidator(_text)]
-Texts = Annotated[list[Text], BeforeValidator(_texts, json_schema_input_type=str | list[str])]
+
+
+class ImageInput(BaseModel):
+    """A picture in the place of a text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str = Field(description="base64 of a PNG, JPEG, GIF, WebP, BMP or TIFF file")
+
+
+Texts = Annotated[
+    list[Annotated[Text, WrapValidator(_input)]],
+    BeforeValidator(_texts, json_schema_input_type=str | list[str | ImageInput]),
+]
 ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)]
 ModelNames = Annotated[
     list[ModelName],
@@ -106,7 +151,18 @@ class ClassifyRequest(BaseModel):
     )
 
     model: ModelName = Field(description="reference: tenant/name, tenant/name@version or tenant/name:alias")
-    inputs: Texts = Field(description="a text or a list of texts")
+    inputs: Texts = Field(description="a text, or a list of texts or of images")
+    top_k: TopK = None
+    task: ModelName | None = Field(None, description="one task of an adapter that answers several; all by default")
+
+
+class ClassifyForm(BaseModel):
+    """Files of images for one classifier, as a form sends them."""
+
+    model: ModelName = Field(description="reference, as in the JSON body")
+    image: list[Annotated[bytes, Field(json_schema_extra={"format": "binary"})]] = Field(
+        description="one or more PNG, JPEG, GIF, WebP, BMP or TIFF files", min_length=1
+    )
     top_k: TopK = None
     task: ModelName | None = Field(None, description="one task of an adapter that answers several; all by default")
 
@@ -264,7 +320,7 @@ class PredictRequest(BaseModel):
 
     model_config = _shape({"inputs": "Late goal wins the cup", "parameters": {"top_k": 2}}, extra="ignore")
 
-    inputs: Texts = Field(description="a text or a list of texts")
+    inputs: Texts = Field(description="a text, or a list of texts or of images")
     parameters: PredictParameters | None = None
 
 

@@ -42,22 +42,33 @@ def linear_targets(backbone: TextBackbone) -> LinearTargets:
         >>> linear_targets(gpt2)["all"]             # doctest: +SKIP
         ('c_attn', 'c_fc', 'c_proj')
     """
-    from transformers.pytorch_utils import Conv1D
-
-    kinds = (nn.Linear, Conv1D)
-    linear = [name for name, module in backbone.model.named_modules() if isinstance(module, kinds)]
+    linear, inside = _linear_layers(backbone)
     prefixes = tuple(f"{name}." for name in backbone.layer_names)
-    inside = [name for name in linear if name.startswith(prefixes)]
     outside = [name for name in linear if not name.startswith(prefixes)]
     if not inside:
         raise ModelUnsupported(
             "there is nothing in this model that a low-rank adapter could be put into",
             problems=[Problem("model", f"no linear layer inside {', '.join(backbone.layer_names[:1])} and above")],
-            remedy="Train with feature extraction on this base.",
+            remedy="Train with feature extraction, partial or full fine-tuning on this base.",
         )
     everything = tuple(sorted({_ending(name, outside) for name in inside}))
     attention = tuple(name for name in everything if name.rsplit(".", 1)[-1] in _QUERY_AND_VALUE)
     return LinearTargets(attention=attention or everything, all=everything)
+
+
+def has_linear_layers(backbone: TextBackbone) -> bool:
+    """Whether there is anything that a low-rank adapter could be put into."""
+    return bool(_linear_layers(backbone)[1])
+
+
+def _linear_layers(backbone: TextBackbone) -> tuple[list[str], list[str]]:
+    """Names of all linear layers of the model, and of those inside its layers."""
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (nn.Linear, Conv1D)
+    linear = [name for name, module in backbone.model.named_modules() if isinstance(module, kinds)]
+    prefixes = tuple(f"{name}." for name in backbone.layer_names)
+    return linear, [name for name in linear if name.startswith(prefixes)]
 
 
 def _ending(name: str, outside: list[str]) -> str:

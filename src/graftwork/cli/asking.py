@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from graftwork.wiring import Services
 
 _WAIT_SECONDS = 3600.0
+_LONGEST_PATH = 1024
 
 
 def ask(opened: Services, versions: Sequence[AdapterVersion], texts: Sequence[str]) -> list[Classified]:
@@ -30,6 +31,27 @@ def ask(opened: Services, versions: Sequence[AdapterVersion], texts: Sequence[st
         ]
     finally:
         engine.close(drain=False, timeout=10.0)
+
+
+def inputs_of(version: AdapterVersion, given: Sequence[str]) -> list[str]:
+    """What was given on the command line as a version reads it: texts, or the files that they name.
+
+    Raises:
+        ModalityMismatch: if a model of texts is given a media file.
+        DataUnreadable: if a file cannot be read.
+    """
+    from pathlib import Path
+
+    from graftwork.data.media import check_modality, suffix_modality
+    from graftwork.data.mediarows import media_file
+
+    modality = version.manifest.modality
+    if modality != "text":
+        return [media_file(Path(name), suffix_modality(Path(name)) or modality) for name in given]
+    paths = [Path(text) for text in given if len(text) < _LONGEST_PATH]
+    files = [(path, kind) for path in paths if (kind := suffix_modality(path)) and path.is_file()]
+    check_modality([media_file(path, kind) for path, kind in files], modality, reads=version.reference)
+    return list(given)
 
 
 @dataclass(frozen=True)

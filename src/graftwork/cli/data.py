@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, LabelColumn, SkipBad, TextColumn, examples
 from graftwork.cli.session import services
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def _group() -> None:
     epilog=examples(
         "graft data check tickets.csv --base minilm",
         "graft data check train.csv --test test.csv --base minilm --label category --json",
+        "graft data check photos/   # a folder with a folder per class",
     )
 )
 def check(
@@ -44,6 +45,7 @@ def check(
     label: LabelColumn = "label",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
     max_length: Annotated[
         int | None, typer.Option(min=4, help="Tokens kept of a text; the base's limit by default.")
     ] = None,
@@ -51,19 +53,26 @@ def check(
 ) -> None:
     """Say what is wrong with labelled rows, before training. Exits with 2 if training would refuse them."""
     from graftwork.data.check import check_dataset
+    from graftwork.data.clean import without_unreadable
+    from graftwork.data.media import check_modality
     from graftwork.data.read import read_dataset
 
     rows = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
     test_rows = None
     if test is not None:
         test_rows = read_dataset(test, text=text, label=label, encoding=encoding, delimiter=delimiter)
+    if skip_bad:
+        rows, test_rows = without_unreadable(rows), None if test_rows is None else without_unreadable(test_rows)
     tokenizer, limit = None, max_length
     if base is not None:
         from graftwork.backbones.tokenizer import load_tokenizer
 
         with services() as opened:
             found = opened.bases.resolve(base)
-            tokenizer = load_tokenizer(opened.bases.fetch(found), prompt=found.metadata.prompt)
+            if found.metadata.modality is not None:
+                check_modality(rows.texts, found.metadata.modality, reads=base)
+            if rows.modality == "text":
+                tokenizer = load_tokenizer(opened.bases.fetch(found), prompt=found.metadata.prompt)
         limit = min(max_length or found.metadata.max_length, found.metadata.max_length)
     report = check_dataset(rows, tokenizer=tokenizer, max_length=limit, test=test_rows)
     _tell(report, as_json=as_json)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from graftwork.cli.asking import ask, class_indices, judged_part, seen_before
+from graftwork.cli.asking import ask, class_indices, inputs_of, judged_part, seen_before
 from graftwork.cli.options import (
     Delimiter,
     Encoding,
     Json,
     LabelColumn,
     ReferenceArgument,
+    SkipBad,
     TaskOption,
     TextColumn,
     examples,
@@ -47,6 +48,7 @@ def register(app: typer.Typer) -> None:
             'graft predict acme/news "Shares fell after the report"',
             'graft predict acme/news:production "first text" "second text" --top-k 1 --json',
             "cat texts.txt | graft predict acme/news -",
+            "graft predict acme/emoji cat.png dog.png",
             'graft predict acme/replies "Where is my parcel?" --max-new-tokens 60   [dim]# it generates[/dim]',
         )
     )(predict)
@@ -63,7 +65,10 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     reference: ReferenceArgument,
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help="Texts, or - for one text a line of the input.")],
+    texts: Annotated[
+        list[str],
+        typer.Argument(metavar="TEXT…", help="Texts, or files for a model of images; - for one a line of the input."),
+    ],
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Most tokens to generate for a prompt; 128 by default.")
@@ -106,7 +111,7 @@ def predict(
             return
         given = {"--max-new-tokens": max_new_tokens, "--temperature": temperature, "--seed": seed}
         refuse_to_classify(version, [option for option, value in given.items() if value is not None])
-        (answer,) = ask(opened, [version], texts)
+        (answer,) = ask(opened, [version], inputs_of(version, texts))
     fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
     if answer.tasks:
         tell_tasks(version, answer, texts, task=task, top_k=top_k, fallback=fallback, as_json=as_json)
@@ -206,13 +211,15 @@ def evaluate(
     ] = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
     task: TaskOption = None,
     as_json: Json = False,
 ) -> None:
     """Judge a published adapter, or one of its tasks, on labelled rows, or by what transfer was worth."""
     from graftwork.cli.console import print_findings, print_json
     from graftwork.cli.slices import slice_names, unknown_tokens
-    from graftwork.data.clean import clean_dataset
+    from graftwork.data.clean import clean_dataset, without_unreadable
+    from graftwork.data.media import check_modality
     from graftwork.data.read import read_dataset
 
     if file is not None and transfer is None and not by and task is None:
@@ -223,7 +230,8 @@ def evaluate(
                 return
 
     def read(path: Path) -> Dataset:
-        return read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        rows = read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+        return without_unreadable(rows) if skip_bad else rows
 
     if transfer is not None:
         from graftwork.cli.transfer import tell_transfer
@@ -238,6 +246,7 @@ def evaluate(
     with services() as opened:
         version = opened.catalog.resolve(reference)
         refuse_to_generate(version, "--by, --task and --transfer")
+        check_modality(rows.texts, version.manifest.modality, reads=version.reference)
         judged = judged_part(version, task)
         truth = class_indices(judged, rows.labels, rows.rows, rows.source)
         (answer,) = ask(opened, [version], rows.texts)

@@ -17,13 +17,18 @@ BaseArgument = Annotated[
 FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL or Parquet file, or a folder with a folder per class.")
 ]
-TextColumn = Annotated[str, typer.Option("--text", metavar="COLUMN", help="Column that holds the texts.")]
+TextColumn = Annotated[
+    str, typer.Option("--text", metavar="COLUMN", help="Column that holds the texts, or the paths of images.")
+]
 LabelColumn = Annotated[str, typer.Option("--label", metavar="COLUMN", help="Column that holds the labels.")]
 TaskOption = Annotated[
     str | None, typer.Option("--task", metavar="NAME", help="One of the tasks, of an adapter that answers several.")
 ]
 Encoding = Annotated[
     str | None, typer.Option("--encoding", help="Encoding of the file, such as utf-8 or cp1252; detected by default.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Go on without media files that cannot be read; they are listed.")
 ]
 Delimiter = Annotated[str | None, typer.Option("--delimiter", help="Delimiter of a CSV file; detected by default.")]
 

@@ -17,15 +17,16 @@ from graftwork.cli.chain import (
     read_chain,
     refuse_beside_continue,
     refuse_missing,
+    refuse_old_rows,
     tell_way_back,
 )
 from graftwork.cli.clock import process_start
-from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, TextColumn, examples
+from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, SkipBad, TextColumn, examples
 from graftwork.cli.rate import tell_rate
 from graftwork.cli.replies import are_conversations, tell_trained, train_and_publish_replies
 from graftwork.cli.session import services
 from graftwork.cli.tasks import asked_of_tasks, named_tasks, print_tasks, read_given
-from graftwork.errors import SettingsInvalid
+from graftwork.errors import ModelUnsupported, SettingsInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
             "graft train --task topic=news.csv --task mood=tweets.csv --base minilm --name acme/mail",
             "graft train mails.csv --task topic --task mood=feeling --base minilm --name acme/mail --compare-single",
             "graft train new.csv --continue acme/mood --replay old.csv",
+            "graft train new.csv --continue acme/mood --set forgetting.protection=ewc --source old.csv",
             "graft train chats.jsonl --base smollm2 --name acme/replies   # prompts and responses: it generates",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
@@ -126,6 +128,14 @@ def train(
         Path | None,
         typer.Option("--replay", metavar="OLD", help="With --continue: old rows, to learn and to check on again."),
     ] = None,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--source",
+            metavar="FILE",
+            help="With --continue: rows of an earlier task, to measure what is forgotten; may be repeated.",
+        ),
+    ] = None,
     adapt_to: Annotated[
         Path | None,
         typer.Option("--adapt-to", metavar="UNLABELLED", help="Rows without labels of the domain it shall answer in."),
@@ -146,6 +156,7 @@ def train(
     label: LabelColumn = "label",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
     expected_latest: Annotated[
         int | None,
         typer.Option(help="Publish only if this is the newest version (0: if there is none); else nothing is lost."),
@@ -174,7 +185,7 @@ def train(
 
     Rows with prompt and response, or with messages, teach a causal language model to answer instead.
     """
-    from graftwork.cli.sizes import parse_size
+    from graftwork.data.clean import without_unreadable
     from graftwork.data.read import read_dataset
     from graftwork.registry.reference import Reference
     from graftwork.training import config as settings
@@ -198,6 +209,7 @@ def train(
     _refuse_two_ends(dry_run=dry_run, find_rate=find_rate, resume=resume)
     if continued is None:
         refuse_missing(name=name, base=base, parent=parent)
+        refuse_old_rows(replay=replay, source=sources)
     else:
         name = name or Reference.parse(continued).bare
         refuse_beside_continue(
@@ -206,7 +218,6 @@ def train(
             strategy=strategy,
             test=test,
             max_bytes=max_bytes,
-            dry_run=dry_run,
             find_rate=find_rate,
         )
     _refuse_alone(replay=replay, continued=continued, find_rate=find_rate, parent=parent)
@@ -217,8 +228,7 @@ def train(
     )
     assert name is not None
     Reference.parse_bare(name)
-    most_bytes = None if max_bytes is None else parse_size(max_bytes)
-    start = settings.read_settings(settings_file) if settings_file else None
+    most_bytes = _size(max_bytes)
     parse = partial(
         settings.TrainingConfig.parse,
         strategy=strategy,
@@ -226,7 +236,7 @@ def train(
         adaptation=adaptation,
         assignments=[*(assignments or []), *asked_of_tasks(compare_single)],
     )
-    config = parse(start=start) if like is None else settings.TrainingConfig()
+    config = parse(start=_start(settings_file)) if like is None else settings.TrainingConfig()
     with services() as opened:
         previous = None if continued is None else opened.catalog.resolve(continued)
         if previous is not None and settings_file is None and like is None:
@@ -265,8 +275,13 @@ def train(
             )
             return
         _refuse_generation(config)
-        read = partial(read_dataset, text=text, encoding=encoding, delimiter=delimiter)
+
+        def read(path: Path, *, label: str = label) -> Dataset:
+            rows = read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+            return without_unreadable(rows) if skip_bad else rows
+
         rows, test_rows, tasks, task_tests = read_given(named, file, test, label, read)
+        config = config if previous is None else config.model_copy(update={"strategy": previous.strategy})
         if dry_run:
             if launched().first:
                 _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
@@ -287,6 +302,7 @@ def train(
             continued=None if previous is None else chain[0],
             replay=None if replay is None else read(replay, label=label),
             adapt_to=read_target(adapt_to, text=text, encoding=encoding, delimiter=delimiter),
+            sources=[read(source, label=label) for source in sources or []],
             max_bytes=most_bytes,
             expected_latest=expected_latest,
             resume=resume,
@@ -351,6 +367,18 @@ def _refuse_generation(config: TrainingConfig) -> None:
         )
 
 
+def _start(file: Path | None) -> dict[str, Any] | None:
+    from graftwork.training.config import read_settings
+
+    return None if file is None else read_settings(file)
+
+
+def _size(text: str | None) -> int | None:
+    from graftwork.cli.sizes import parse_size
+
+    return None if text is None else parse_size(text)
+
+
 def _refuse_both(settings_file: Path | None, like: str | None) -> None:
     if settings_file is not None and like is not None:
         raise SettingsInvalid(
@@ -383,6 +411,7 @@ def train_and_publish(
     continued: Artifact | None = None,
     replay: Dataset | None = None,
     adapt_to: Dataset | None = None,
+    sources: Sequence[Dataset] = (),
     max_bytes: int | None = None,
     expected_latest: int | None = None,
     resume: bool = False,
@@ -408,6 +437,7 @@ def train_and_publish(
         continued: the adapter to go on with, instead of training anew.
         replay: old rows to learn and to check on again when one is continued.
         adapt_to: rows without labels of the domain to adapt to.
+        sources: rows of earlier tasks, on which it is measured what is forgotten when one is continued.
         max_bytes: what the adapter may take where it is stored.
         expected_latest: publish only if this is the newest version.
         resume: go on with the unfinished run of this name.
@@ -455,6 +485,7 @@ def train_and_publish(
                 rows,
                 ancestors=ancestors,
                 replay=replay,
+                sources=sources,
                 config=config,
                 progress=progress,
                 run=run,
@@ -505,6 +536,11 @@ def _tell_plan(
     from graftwork.training.rows import prepare_rows
 
     found = opened.bases.resolve(base)
+    if found.metadata.modality != "text":
+        raise ModelUnsupported(
+            f"{base} is a {found.metadata.domain} model, and plans are made for models of texts",
+            remedy="Leave --dry-run out.",
+        )
     folder = opened.bases.fetch(found)
     tokenizer = load_tokenizer(folder, prompt=found.metadata.prompt)
     limit = min(config.max_length or found.metadata.max_length, found.metadata.max_length)
@@ -527,7 +563,7 @@ def _tell_plan(
 def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None:
     from graftwork.cli.console import file_size, print_evaluation_table, print_findings, print_json, say
     from graftwork.cli.describe import describe_adapter
-    from graftwork.evaluation.tables import quality_table
+    from graftwork.evaluation.tables import forgetting_table, quality_table
 
     if as_json:
         print_json(describe_adapter(published, with_manifest=True))
@@ -537,6 +573,8 @@ def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None
         print_tasks(trained.artifact.manifest)
     if trained.evaluation is not None:
         print_evaluation_table(quality_table(trained.evaluation, name=published.reference))
+        if trained.evaluation.forgetting:
+            print_evaluation_table(forgetting_table(trained.evaluation.forgetting))
     if trained.artifact.manifest.decision:
         say(f"Chosen: {trained.artifact.manifest.decision}.")
     say(

@@ -39,7 +39,7 @@ def read_media_folder(folder: Path, classes: Sequence[Path]) -> Dataset | None:
             remedy="Put them into folders of their own.",
         )
     paths = [path for _, path in found]
-    items = _opened([(str(path), path) for path in paths], str(folder))
+    items = _opened([(str(path), str(path.relative_to(folder)), path) for path in paths], str(folder))
     check_one_modality(items, str(folder))
     rows = tuple(range(1, len(items) + 1))
     return Dataset(tuple(items), tuple(label for label, _ in found), rows, str(folder))
@@ -59,7 +59,9 @@ def with_media(rows: Dataset, folder: Path) -> Dataset:
     # Most files of texts are told from the first row.
     if not rows.texts or not all(_names_media(text) for text in rows.texts):
         return rows
-    named = [(f"{rows.source}, row {row}", folder / text) for row, text in zip(rows.rows, rows.texts, strict=True)]
+    named = [
+        (f"{rows.source}, row {row}", text, folder / text) for row, text in zip(rows.rows, rows.texts, strict=True)
+    ]
     items = _opened(named, rows.source)
     check_one_modality(items, rows.source)
     return Dataset(tuple(items), rows.labels, rows.rows, rows.source, rows.notes)
@@ -81,14 +83,15 @@ def _names_media(text: str) -> bool:
     return len(text) < 1024 and suffix_modality(Path(text)) is not None
 
 
-def _opened(named: Sequence[tuple[str, Path]], source: str) -> list[Media]:
+def _opened(named: Sequence[tuple[str, str, Path]], source: str) -> list[Media]:
+    """The media of files, each given with its place in the source and its name for messages."""
     items: list[Media] = []
     problems: list[Problem] = []
-    for where, path in named:
+    for where, name, path in named:
         modality = suffix_modality(path)
         assert modality is not None
         try:
-            items.append(Media.of_file(path, modality))
+            items.append(Media.of_file(path, modality, name=name))
         except OSError as error:
             told = "" if where == str(path) else f" {path}"
             problems.append(Problem(where, f"cannot be read:{told} {error.strerror}"))

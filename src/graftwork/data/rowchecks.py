@@ -14,6 +14,7 @@ from graftwork.data.media import Media, shown
 SHOWN = 5
 """Row numbers and examples that a finding carries."""
 _EXAMPLE_LENGTH = 80
+_NAMED = 50
 
 
 def check_rows(dataset: Dataset) -> list[Finding]:
@@ -140,22 +141,21 @@ def _unreadable(dataset: Dataset) -> list[Finding]:
 
     kind = kind_of(dataset.modality)
     wrong = {
-        i: told
-        for i, item in enumerate(dataset.texts)
-        if isinstance(item, Media) and (told := kind.what_is_wrong(item))
+        i: why for i, item in enumerate(dataset.texts) if isinstance(item, Media) and (why := kind.what_is_wrong(item))
     }
     if not wrong:
         return []
+    told = [f"{shown(dataset.texts[i])} {why}" for i, why in wrong.items()]
     files = "1 file" if len(wrong) == 1 else f"{len(wrong):,} files"
     return [
         finding(
             "unreadable-media",
             "error",
-            f"{files} cannot be used",
+            f"{files} cannot be used: {'; '.join(told[:_NAMED])}{'; …' if len(told) > _NAMED else ''}",
             dataset,
             list(wrong),
             remedy="Mend them or take them out; --skip-bad goes on without them.",
-            examples=[f"{shown(dataset.texts[i])}: {told}" for i, told in wrong.items()],
+            examples=told,
         )
     ]
 

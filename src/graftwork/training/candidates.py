@@ -9,6 +9,8 @@ from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import probabilities
 from graftwork.adaptation.lora import Lora
+from graftwork.adaptation.partial import Partial
+from graftwork.backbones.targets import has_linear_layers
 from graftwork.errors import DataRejected
 from graftwork.evaluation.compare import paired_difference
 from graftwork.training.candidate import Candidate
@@ -49,7 +51,10 @@ def choose(task: Task, *, progress: Progress, run: Run) -> Candidate:
             return probe_candidate(task, decision=decision)
     if config.strategy == FeatureExtraction.name:
         return mlp_candidate(task)
-    tuned = tuned_candidate(dearest(config), task, progress=progress, run=run)
+    strategy = dearest(config)
+    if config.strategy == "auto" and not has_linear_layers(task.backbone):
+        strategy = Partial.name  # a convolutional network has no place for low-rank updates
+    tuned = tuned_candidate(strategy, task, progress=progress, run=run)
     if config.strategy != "auto":
         return tuned
     plain = probe_candidate(task, decision="")

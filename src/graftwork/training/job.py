@@ -17,9 +17,11 @@ from graftwork.adaptation.chain import check_chain, inherited
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
 from graftwork.data.check import check_dataset
+from graftwork.data.media import check_modality
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
+from graftwork.training.anchors import with_fisher
 from graftwork.training.budget import check_budget, within_budget
 from graftwork.training.candidate import Candidate
 from graftwork.training.candidates import choose
@@ -40,6 +42,7 @@ from graftwork.training.preparation import few_bits, prepare_process
 from graftwork.training.probe import Probe, fit_probe
 from graftwork.training.processes import processes
 from graftwork.training.progress import Progress, Silent
+from graftwork.training.protection import refuse_without_start
 from graftwork.training.rows import PreparedRows, prepare_rows
 from graftwork.training.runs import Run
 from graftwork.training.task import Task
@@ -103,12 +106,14 @@ def train(
     Raises:
         DataRejected: if the check finds errors; every one is listed.
         NotBetter: if the child is worse than its parent.
+        ModalityMismatch: if the rows are of another kind than the base model reads.
         SettingsInvalid: if the settings do not fit the base model or a chain, or the run to resume is another one.
         TrainingInterrupted: if the run was asked to stop.
     """
     config = with_adaptation(config or TrainingConfig(), given=adapt_to is not None, on_top=bool(ancestors))
     run = run or Run()
     prepare_process(backbone, config, resume=run.resume)
+    refuse_without_start(config.forgetting)
     config = for_graph(backbone, config, progress or Silent())
     if ancestors:
         check_chained(config, ancestors[0])
@@ -131,6 +136,8 @@ def _train(
 ) -> Trained:
     """The same with the parent's updates in place."""
     clock = Clock()
+    for each in (rows, test):
+        check_modality(each.texts if each else (), backbone.modality, reads="this base model")
     max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
         progress.stage("checking rows", None)
@@ -148,7 +155,7 @@ def _train(
         progress.advance(steps)
 
     with clock.stage("features"):
-        progress.stage("reading texts through the backbone", len(prepared.rows))
+        progress.stage(f"reading {backbone.modality}s through the backbone", len(prepared.rows))
         features = backbone.embed(prepared.rows.texts, max_length=max_length, progress=advance)
     with clock.stage("probe"):
         progress.stage("fitting the probe", None)
@@ -185,6 +192,9 @@ def _train(
             adaptation=domain.record if domain else None,
         )
         artifact, evaluation = _judged(backbone, draft, probe, prepared, config, progress, parent)
+        if config.forgetting.keeps_fisher:
+            learned = prepared.rows.select(prepared.train.tolist())
+            artifact = with_fisher(backbone, artifact, learned.texts, config, progress)
     artifact.check()
     if max_bytes is not None:
         check_budget(artifact, max_bytes)

@@ -69,7 +69,7 @@ def look_for_rate(
             f"{rows.source}: no validation row is left, so {strategy} could not be trained on these rows",
             remedy="Label more rows.",
         )
-    progress.stage("reading texts through the backbone", len(prepared.rows))
+    progress.stage(f"reading {backbone.modality}s through the backbone", len(prepared.rows))
     features = backbone.embed(prepared.rows.texts, max_length=max_length, progress=progress.advance).numpy()
     progress.stage("fitting the probe", None)
     probe = fit_probe(

@@ -110,6 +110,7 @@ def fine_tune(
             accelerator=accelerator,
             note=progress.note,
             game=start.game,
+            anchor=start.anchor,
         )
         loop = _Loop(
             tuner,
@@ -221,8 +222,9 @@ class _Loop:
         rows = self._batches[place]
         step = tuner.step(self._train.activations, rows, self._train.targets[rows])
         self._run.stepped()
+        penalty = {} if step.penalty is None else {"penalty": step.penalty}
         played = self._game.measured() if self._game is not None else {}
-        self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm, **played)
+        self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm, **penalty, **played)
         if self._stage.due(tuner.steps):
             self._stage.save(tuner.steps, self._checkpoint)
         self._stop_if_asked()

@@ -45,6 +45,7 @@ def trial_costs(task: Task, splits: Sequence[int]) -> dict[int, TrialCost]:
         splits: numbers of frozen layers.
     """
     backbone, prepared, config = task.backbone, task.prepared, task.config
+    backbone.texts_only("partial.freeze_layers=auto")
     lengths = np.array([len(ids) for ids in backbone.encode(prepared.rows.texts, task.max_length)])
     tokens, validated = int(lengths.sum()), int(lengths[prepared.validation].sum())
     rows, common = min(config.fine_tuning.batch_size, len(prepared.train)), math.ceil(lengths.mean())

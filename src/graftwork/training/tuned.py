@@ -62,7 +62,7 @@ def tuned_candidate(
         if change is not None:
             start = change(start, rate)  # noqa: PLW2901 - the same delta in place
         tuned = fine_tune(start, learning_rate=rate, progress=progress, run=run, stage=stage or name)
-        logits, stored = _as_stored(start, tuned, progress)
+        logits, stored = as_stored(start, tuned, progress)
         delta = start.attachment.delta()
     sayings = [text for text in (split.told() if split else "", stored) if text]
     return Candidate(
@@ -79,7 +79,7 @@ def tuned_candidate(
     )
 
 
-def _as_stored(start: Start, tuned: FineTuned, progress: Progress) -> tuple[NDArray[np.float64], str]:
+def as_stored(start: Start, tuned: FineTuned, progress: Progress) -> tuple[NDArray[np.float64], str]:
     """Logits `[validation rows, classes]` of what will be stored, and what is to be said of it."""
     if tuned.best_epoch == 0:
         return tuned.validation_logits.double().numpy(), _START_WAS_BEST

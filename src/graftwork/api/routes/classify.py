@@ -14,6 +14,7 @@ from graftwork.api.body import read_body
 from graftwork.api.classifying import Call
 from graftwork.api.classifying import classify as classified
 from graftwork.api.deps import Identified, serving_of
+from graftwork.api.uploads import MEDIA_TYPE, read_upload
 from graftwork.api.wanted import Wanted
 
 router = APIRouter(tags=["classify"])
@@ -25,10 +26,13 @@ _Either = schemas.ClassifyRequest | schemas.ClassifyEachRequest
     "/v1/classify",
     response_model=schemas.ClassifyAnswer | schemas.ClassifyEachAnswer,
     responses=openapi.INFERENCE,
-    openapi_extra=openapi.body(schemas.ClassifyRequest, schemas.ClassifyEachRequest),
+    openapi_extra=openapi.body(schemas.ClassifyRequest, schemas.ClassifyEachRequest, form=schemas.ClassifyForm),
 )
 async def classify(request: Request, identity: Identified) -> Response:
     """Classify texts with a published adapter (`model`), or with several at once (`models`).
+
+    A model of images takes `{"image": base64}` in the place of a text, or a form (multipart/form-data) with the
+    fields `model`, `top_k` and one or more files named `image`.
 
     Each reference is resolved once, here; the answer belongs wholly to the version that it named at that moment. Of
     several models, each answers or fails by itself: `answers` holds one entry a model, in the order of `models`, with
@@ -38,7 +42,11 @@ async def classify(request: Request, identity: Identified) -> Response:
     instead of `labels`; with `task` in the request it holds the `labels` of that task alone.
     """
     serving = serving_of(request)
-    body: _Either = await read_body(request, schemas.ClassifyRequest, serving.limits, _shape)
+    body: _Either
+    if request.headers.get("content-type", "").lower().startswith(MEDIA_TYPE):
+        body = await read_upload(request, serving.limits)
+    else:
+        body = await read_body(request, schemas.ClassifyRequest, serving.limits, _shape)
     if isinstance(body, schemas.ClassifyEachRequest):
         wanted = Wanted(tuple(body.models), True, body.inputs, body.top_k)
     else:
