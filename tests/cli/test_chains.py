@@ -135,3 +135,31 @@ def test_a_budget_of_bytes_is_kept_and_told(graft: Graft, home: Path, region_row
     assert (refused.code, "a head of 2 classes takes" in refused.err) == (2, True)
     unread = graft(["train", str(region_rows), "--base", "tiny", "--name", "acme/small", "--max-bytes", "big"])
     assert (unread.code, "'big' is no size" in unread.err) == (2, True)
+
+
+def test_a_full_fine_tune_goes_on_and_what_it_forgets_is_told(
+    graft: Graft, home: Path, region_rows: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether so small a model learns so few rows is chance; the gate has tests of its own.
+    monkeypatch.setattr("graftwork.training.continuing.pass_gate", lambda *_args, **_named: "not asked")
+    tuning = ("fine_tuning.epochs=1", "fine_tuning.learning_rate=5e-4")
+    settings = [word for setting in (*tuning, "forgetting.fisher_rows=8") for word in ("--set", setting)]
+    line = ["train", str(rows_file), "--base", "tiny", "--name", "acme/full", "--strategy", "full", *settings]
+    assert graft([*line, "--set", "forgetting.keep_fisher=true"]).code == 0
+    again = ["train", str(region_rows), "--continue", "acme/full", "--set", "forgetting.protection=ewc"]
+    planned = graft([*again, "--dry-run", "--json"]).json
+    assert planned["memory"]["anchor"] == 2 * planned["memory"]["trained"] > 0
+    old = write(tmp_path / "old.csv", 20, seed=11)
+    done = graft([*again, "--source", str(old)])
+    assert done.code == 0, done.err
+    assert "Forgetting: accuracy on rows of earlier tasks" in done.out
+    (lost,) = graft(["report", "acme/full", "--json"]).json["evaluation"]["forgetting"]
+    assert lost["against"] == graft(["show", "acme/full@1", "--json"]).json["digest"]
+    assert "Forgetting: accuracy" in graft(["report", "acme/full"]).out
+    assert graft(["predict", "acme/full", "quick brown fox", "--json"]).json["model"] == "acme/full@2"
+    assert graft(["fsck"]).code == 0
+    # A head alone has nothing below it that could be pulled back, and what is trained anew forgets nothing.
+    head = graft(["train", str(region_rows), "--continue", "acme/topics", "--set", "forgetting.protection=l2-sp"])
+    assert (head.code, "l2-sp pulls at what is trained below the head" in " ".join(head.err.split())) == (2, True)
+    alone = graft([*line, "--source", str(old)])
+    assert (alone.code, "--source goes with --continue" in alone.err) == (2, True)

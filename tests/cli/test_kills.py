@@ -12,6 +12,7 @@ import pytest
 from graftwork.adaptation import STRATEGIES
 from tests.cli.forked import Job, Outcome, run_jobs
 from tests.cli.running import Graft
+from tests.cli.samples import draw_rows
 
 # Dropout, accumulation of unequal parts, a cached trunk and rates by layer: everything a checkpoint must know of.
 SETTINGS = (
@@ -159,3 +160,46 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(
     assert "Training goes on; what was kept before is still there. Free space on that disk" in full.err
     versions = look_at(Path(outcomes[""].out) / "full", graft, monkeypatch)
     assert versions == [("acme/topics@2", digest_of(outcomes["whole"]))]
+
+
+@pytest.fixture(scope="module")
+def descendants(tmp_path_factory: pytest.TempPathFactory, furnished: Path, rows_file: Path) -> dict[str, Outcome]:
+    """A child of an adapter, and a full fine-tune that goes on with a penalty: whole, killed and resumed."""
+    folder = tmp_path_factory.mktemp("descendants")
+    homes = {what: str(shutil.copytree(furnished, folder / what)) for what in ("whole", "killed")}
+    contrary = folder / "contrary.csv"
+    turned = {"animal": "legal", "legal": "animal"}
+    lines = [f"{text},{turned.get(label, label)}" for text, label in [("text", "label"), *draw_rows(80, seed=7)]]
+    contrary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tuning = ("fine_tuning.epochs=1", "fine_tuning.checkpoint_steps=1")
+    few = ("--set", "forgetting.fisher_rows=8")
+    common = [*[word for setting in tuning for word in ("--set", setting)], "--json"]
+    rate = ("--set", "fine_tuning.learning_rate=5e-4")
+    kept = [
+        "train",
+        str(rows_file),
+        "--base",
+        "tiny",
+        "--name",
+        "acme/full",
+        "--strategy",
+        "full",
+        *common,
+        *rate,
+        *few,
+    ]
+    child = ["train", str(contrary), "--parent", "acme/topics", "--name", "acme/child", "--strategy", "lora", *common]
+    again = ["train", str(contrary), "--continue", "acme/full", "--set", "forgetting.protection=ewc", *common, *rate]
+    jobs = {f"first {what}": Job(home, [*kept, "--set", "forgetting.keep_fisher=true"]) for what, home in homes.items()}
+    for name, line in {"child": child, "again": [*again, *few]}.items():
+        jobs[f"{name} whole"] = Job(homes["whole"], line)
+        jobs[f"{name} killed"] = Job(homes["killed"], line, kill_at=0.6)
+        jobs[f"{name} resumed"] = Job(homes["killed"], [*line, "--resume"])
+    return outcomes_of(jobs)
+
+
+@pytest.mark.parametrize("name", ["child", "again"])
+def test_a_killed_descendant_is_resumed_to_the_same_bits(descendants: dict[str, Outcome], name: str) -> None:
+    assert descendants["first whole"].code == 0, descendants["first whole"].err
+    assert descendants[f"{name} killed"].code == -signal.SIGKILL
+    assert digest_of(descendants[f"{name} resumed"]) == digest_of(descendants[f"{name} whole"])

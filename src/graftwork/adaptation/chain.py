@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from graftwork.adaptation.lora import Lora
 from graftwork.backbones.belonging import check_belongs
 from graftwork.errors import ArtifactInvalid
-from graftwork.registry.artifact import HEAD, Artifact
+from graftwork.registry.artifact import Artifact
 from graftwork.registry.chain import check_strategies
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def updates_of(backbone: TextBackbone, artifact: Artifact) -> dict[str, Update]:
 
     artifact.check()
     check_belongs(artifact.manifest, backbone)
-    files = {name: content for name, content in artifact.files.items() if name != HEAD}
+    files = artifact.delta_files
     if not files:
         return {}
     with Lora().restore(backbone, files):

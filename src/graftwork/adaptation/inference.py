@@ -62,8 +62,7 @@ def features_on_top(
     own = artifact.manifest.pooling
     unlike = [] if own == backbone.pooling else [Problem("manifest.json, pooling", f"is {own}, not {backbone.pooling}")]
     check_belongs(artifact.manifest, backbone, also=unlike)
-    delta = {name: content for name, content in artifact.files.items() if name != HEAD}
-    with strategy_of(artifact.manifest.strategy).restore(backbone, delta):
+    with strategy_of(artifact.manifest.strategy).restore(backbone, artifact.delta_files):
         return backbone.embed(texts, max_length=artifact.manifest.max_length, progress=progress)
 
 

@@ -13,7 +13,7 @@ from graftwork.adaptation.chain import check_chain, updates_of
 from graftwork.adaptation.lora import LoraAttachment
 from graftwork.adaptation.weights import WeightsAttachment
 from graftwork.errors import SettingsInvalid
-from graftwork.registry.artifact import HEAD, Artifact
+from graftwork.registry.artifact import Artifact
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
@@ -32,13 +32,12 @@ def merged_weights(backbone: TextBackbone, artifact: Artifact, ancestors: Sequen
     own = dict(backbone.model.state_dict())
     if ancestors:
         return own | _summed(backbone, (artifact, *ancestors))
-    delta = {name: content for name, content in artifact.files.items() if name != HEAD}
-    with strategy_of(artifact.manifest.strategy).restore(backbone, delta) as attachment, torch.no_grad():
+    with strategy_of(artifact.manifest.strategy).restore(backbone, artifact.delta_files) as attachment, torch.no_grad():
         if isinstance(attachment, LoraAttachment):
             return own | _with_updates(backbone.model)
         if isinstance(attachment, WeightsAttachment):
             return own | attachment.values()
-    if delta:
+    if artifact.delta_files:
         raise SettingsInvalid(
             f"{artifact.manifest.strategy} changes no weights of the base, so there is nothing to merge",
             remedy="Export it with --format onnx, or in its own files.",

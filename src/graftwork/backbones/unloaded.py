@@ -15,6 +15,7 @@ from graftwork.backbones.attention import AttentionStack, find_attention
 from graftwork.backbones.backbone import TextBackbone
 from graftwork.backbones.network import Network, unloaded_model, with_stack
 from graftwork.backbones.quantized import UnloadedQuantizedLinear, quantize
+from graftwork.data.media import Modality
 from graftwork.registry.manifest import BaseBits, Pooling
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class UnloadedModel:
 
 class _Unloaded(TextBackbone):
     """A backbone of which layers may have been left out."""
+
+    @property
+    def modality(self) -> Modality:
+        """Texts: other models are not counted."""
+        return "text"
 
     def __init__(self, network: Network, *args: Any, **kwargs: Any) -> None:
         super().__init__(network, *args, **kwargs)

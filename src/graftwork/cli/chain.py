@@ -71,6 +71,20 @@ def refuse_beside_continue(**given: object) -> None:
         )
 
 
+def refuse_old_rows(**given: object) -> None:
+    """Rows of what was learned before say something of an adapter that goes on, and of no other.
+
+    Raises:
+        SettingsInvalid: if any are given.
+    """
+    asked = [f"--{name}" for name, value in given.items() if value]
+    if asked:
+        raise SettingsInvalid(
+            f"{' and '.join(asked)} go{'es' if len(asked) == 1 else ''} with --continue",
+            remedy="Say which adapter to go on with (--continue).",
+        )
+
+
 def newest_to_replace(opened: Services, name: str, previous: AdapterVersion) -> int | None:
     """The version that must still be the newest when the next one is published; None under another name.
 

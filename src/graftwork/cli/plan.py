@@ -22,6 +22,7 @@ _PARTS = {
     "gradients": "its gradients",
     "optimizer": "AdamW's two moments",
     "best": "the best values so far",
+    "anchor": "where it started, and its Fisher information (forgetting.protection)",
     "activations": "kept for the way back, at the longest texts",
     "cache": "the trunk's activations of all rows",
 }

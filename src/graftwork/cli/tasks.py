@@ -178,9 +178,17 @@ def print_tasks(manifest: Manifest, *, wholly: bool = False) -> None:
 def print_evaluation(name: str, result: Evaluation) -> None:
     """Quality, classes, and which are taken for which."""
     from graftwork.cli.console import print_evaluation_table
-    from graftwork.evaluation.tables import class_table, confusion_table, mistakes_table, quality_table
+    from graftwork.evaluation.tables import (
+        class_table,
+        confusion_table,
+        forgetting_table,
+        mistakes_table,
+        quality_table,
+    )
 
     print_evaluation_table(quality_table(result, name=name))
+    if result.forgetting:
+        print_evaluation_table(forgetting_table(result.forgetting))
     print_evaluation_table(class_table(result))
     small = len(result.classes) <= 12
     print_evaluation_table(confusion_table(result) if small else mistakes_table(result))

@@ -16,6 +16,7 @@ from graftwork.cli.chain import (
     read_chain,
     refuse_beside_continue,
     refuse_missing,
+    refuse_old_rows,
     tell_way_back,
 )
 from graftwork.cli.clock import process_start
@@ -48,6 +49,7 @@ def register(app: typer.Typer) -> None:
             "graft train --task topic=news.csv --task mood=tweets.csv --base minilm --name acme/mail",
             "graft train mails.csv --task topic --task mood=feeling --base minilm --name acme/mail --compare-single",
             "graft train new.csv --continue acme/mood --replay old.csv",
+            "graft train new.csv --continue acme/mood --set forgetting.protection=ewc --source old.csv",
             "graft train chats.jsonl --base smollm2 --name acme/replies   # prompts and responses: it generates",
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
@@ -124,6 +126,14 @@ def train(
         Path | None,
         typer.Option("--replay", metavar="OLD", help="With --continue: old rows, to learn and to check on again."),
     ] = None,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--source",
+            metavar="FILE",
+            help="With --continue: rows of an earlier task, to measure what is forgotten; may be repeated.",
+        ),
+    ] = None,
     max_bytes: Annotated[
         str | None,
         typer.Option("--max-bytes", metavar="SIZE", help="What the adapter may take, such as 1MB; sets LoRA's rank."),
@@ -161,7 +171,6 @@ def train(
 
     Rows with prompt and response, or with messages, teach a causal language model to answer instead.
     """
-    from graftwork.cli.sizes import parse_size
     from graftwork.data.clean import without_unreadable
     from graftwork.data.read import read_dataset
     from graftwork.registry.reference import Reference
@@ -186,6 +195,7 @@ def train(
     _refuse_two_ends(dry_run=dry_run, find_rate=find_rate, resume=resume)
     if continued is None:
         refuse_missing(name=name, base=base, parent=parent)
+        refuse_old_rows(replay=replay, source=sources)
     else:
         name = name or Reference.parse(continued).bare
         refuse_beside_continue(
@@ -194,13 +204,12 @@ def train(
             strategy=strategy,
             test=test,
             max_bytes=max_bytes,
-            dry_run=dry_run,
             find_rate=find_rate,
         )
     _refuse_alone(replay=replay, continued=continued, find_rate=find_rate, parent=parent)
     assert name is not None
     Reference.parse_bare(name)
-    most_bytes = None if max_bytes is None else parse_size(max_bytes)
+    most_bytes = _size(max_bytes)
     start = settings.read_settings(settings_file) if settings_file else None
     parse = partial(
         settings.TrainingConfig.parse,
@@ -253,6 +262,7 @@ def train(
             return without_unreadable(rows) if skip_bad else rows
 
         rows, test_rows, tasks, task_tests = read_given(named, file, test, label, read)
+        config = config if previous is None else config.model_copy(update={"strategy": previous.strategy})
         if dry_run:
             if launched().first:
                 _tell_plan(opened, base, rows, test_rows, config, as_json=as_json)
@@ -272,6 +282,7 @@ def train(
             ancestors=chain if previous is None else chain[1:],
             continued=None if previous is None else chain[0],
             replay=None if replay is None else read(replay, label=label),
+            sources=[read(source, label=label) for source in sources or []],
             max_bytes=most_bytes,
             expected_latest=expected_latest,
             resume=resume,
@@ -336,6 +347,12 @@ def _refuse_generation(config: TrainingConfig) -> None:
         )
 
 
+def _size(text: str | None) -> int | None:
+    from graftwork.cli.sizes import parse_size
+
+    return None if text is None else parse_size(text)
+
+
 def _refuse_both(settings_file: Path | None, like: str | None) -> None:
     if settings_file is not None and like is not None:
         raise SettingsInvalid(
@@ -367,6 +384,7 @@ def train_and_publish(
     ancestors: Sequence[Artifact] = (),
     continued: Artifact | None = None,
     replay: Dataset | None = None,
+    sources: Sequence[Dataset] = (),
     max_bytes: int | None = None,
     expected_latest: int | None = None,
     resume: bool = False,
@@ -391,6 +409,7 @@ def train_and_publish(
         ancestors: the adapter to train on top of, its parent and so on.
         continued: the adapter to go on with, instead of training anew.
         replay: old rows to learn and to check on again when one is continued.
+        sources: rows of earlier tasks, on which it is measured what is forgotten when one is continued.
         max_bytes: what the adapter may take where it is stored.
         expected_latest: publish only if this is the newest version.
         resume: go on with the unfinished run of this name.
@@ -438,6 +457,7 @@ def train_and_publish(
                 rows,
                 ancestors=ancestors,
                 replay=replay,
+                sources=sources,
                 config=config,
                 progress=progress,
                 run=run,
@@ -514,7 +534,7 @@ def _tell_plan(
 def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None:
     from graftwork.cli.console import file_size, print_evaluation_table, print_findings, print_json, say
     from graftwork.cli.describe import describe_adapter
-    from graftwork.evaluation.tables import quality_table
+    from graftwork.evaluation.tables import forgetting_table, quality_table
 
     if as_json:
         print_json(describe_adapter(published, with_manifest=True))
@@ -524,6 +544,8 @@ def _tell(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None
         print_tasks(trained.artifact.manifest)
     if trained.evaluation is not None:
         print_evaluation_table(quality_table(trained.evaluation, name=published.reference))
+        if trained.evaluation.forgetting:
+            print_evaluation_table(forgetting_table(trained.evaluation.forgetting))
     if trained.artifact.manifest.decision:
         say(f"Chosen: {trained.artifact.manifest.decision}.")
     say(

@@ -84,44 +84,6 @@ class Baseline(Frozen):
     log_loss: Interval | None
 
 
-class Evaluation(Frozen):
-    """A classifier's quality on test rows.
-
-    Attributes:
-        rows: number of test rows.
-        classes: label names, in the order of the confusion matrix.
-        accuracy: share of rows whose most probable class is right.
-        macro_f1: mean F1 over the classes that occur in the rows or were predicted, each class counting the same.
-        log_loss: mean negative log probability of the true class, nats; probabilities are clipped at 2.2e-16.
-        calibration_error: expected calibration error of the top class over 15 bins of equal width.
-        per_class: one entry a class, in the order of `classes`.
-        confusion: counts, `confusion[truth][predicted]`.
-        majority_label: the most frequent class in training.
-        majority: what always saying `majority_label` reaches.
-        probe: what the linear probe on the frozen model reaches, None where the classifier is the probe itself.
-        dataset_digest: digest of the test rows.
-        level: confidence level of every interval.
-        resamples: bootstrap resamples behind every interval.
-        seed: seed of the resamples.
-    """
-
-    rows: int = Field(ge=1)
-    classes: tuple[str, ...]
-    accuracy: Interval
-    macro_f1: Interval
-    log_loss: Interval
-    calibration_error: Interval
-    per_class: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    majority_label: str
-    majority: Baseline
-    probe: Baseline | None
-    dataset_digest: str
-    level: float
-    resamples: int
-    seed: int
-
-
 class PairedDifference(Frozen):
     """Classifier a against classifier b on the same rows.
 
@@ -158,3 +120,67 @@ class PairedDifference(Frozen):
         if self.difference.high < 0:
             return "b" if upwards else "a"
         return None
+
+
+class Forgetting(Frozen):
+    """What a model lost, on rows of an earlier task, of what the model before it knew.
+
+    Attributes:
+        source: what the rows are called.
+        rows: how many there are.
+        before: accuracy of the model before.
+        after: accuracy of the model after.
+        accuracy: accuracy after less accuracy before; below nought something was forgotten.
+        log_loss: the same of the log loss; above nought something was forgotten.
+        dataset_digest: digest of the rows.
+        against: digest of the model before.
+    """
+
+    source: str
+    rows: int
+    before: float
+    after: float
+    accuracy: PairedDifference
+    log_loss: PairedDifference
+    dataset_digest: str
+    against: str
+
+
+class Evaluation(Frozen):
+    """A classifier's quality on test rows.
+
+    Attributes:
+        rows: number of test rows.
+        classes: label names, in the order of the confusion matrix.
+        accuracy: share of rows whose most probable class is right.
+        macro_f1: mean F1 over the classes that occur in the rows or were predicted, each class counting the same.
+        log_loss: mean negative log probability of the true class, nats; probabilities are clipped at 2.2e-16.
+        calibration_error: expected calibration error of the top class over 15 bins of equal width.
+        per_class: one entry a class, in the order of `classes`.
+        confusion: counts, `confusion[truth][predicted]`.
+        majority_label: the most frequent class in training.
+        majority: what always saying `majority_label` reaches.
+        probe: what the linear probe on the frozen model reaches, None where the classifier is the probe itself.
+        dataset_digest: digest of the test rows.
+        level: confidence level of every interval.
+        resamples: bootstrap resamples behind every interval.
+        seed: seed of the resamples.
+        forgetting: what was lost on rows of earlier tasks, an entry a file; none when it was not looked for.
+    """
+
+    rows: int = Field(ge=1)
+    classes: tuple[str, ...]
+    accuracy: Interval
+    macro_f1: Interval
+    log_loss: Interval
+    calibration_error: Interval
+    per_class: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    majority_label: str
+    majority: Baseline
+    probe: Baseline | None
+    dataset_digest: str
+    level: float
+    resamples: int
+    seed: int
+    forgetting: tuple[Forgetting, ...] = Field((), exclude_if=lambda found: not found)

@@ -5,13 +5,15 @@ Labels are the user's own text: a renderer that knows markup must be told to tak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graftwork.evaluation.comparison import Comparison
-from graftwork.evaluation.results import Baseline, Evaluation, Interval
+from graftwork.evaluation.results import Baseline, Evaluation, Forgetting, Interval
 from graftwork.evaluation.transfer import Curve, RowsNeeded, TransferReport
 
 _UNKNOWN = "–"
+_VERDICTS = {"a": "better beyond chance", "b": "forgotten beyond chance"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,27 @@ def quality_table(evaluation: Evaluation, *, name: str = "this classifier") -> T
         columns=("", "accuracy", "macro-F1", "log loss", "calibration error"),
         rows=tuple(rows),
         note=f"In brackets: {evaluation.level:.0%} bootstrap intervals, {evaluation.resamples:,} resamples.",
+    )
+
+
+def forgetting_table(found: Sequence[Forgetting]) -> Table:
+    """What was lost on rows of earlier tasks, a row a file."""
+    rows = [
+        (
+            one.source,
+            f"{one.rows:,}",
+            f"{one.before:.1%}",
+            f"{one.after:.1%}",
+            _signed_percent(one.accuracy.difference),
+            _VERDICTS.get(one.accuracy.better or "", "within chance"),
+        )
+        for one in found
+    ]
+    return Table(
+        "Forgetting: accuracy on rows of earlier tasks",
+        ("", "rows", "before", "after", "difference", ""),
+        tuple(rows),
+        note="In brackets: 95% paired bootstrap intervals.",
     )
 
 

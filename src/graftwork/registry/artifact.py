@@ -23,6 +23,7 @@ MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
 DELTA = "adapter_model.safetensors"
 DELTA_CONFIG = "adapter_config.json"
+FISHER = "fisher.safetensors"
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "U8": "uint8", "I32": "int32"}
 # What integers may be, by the ends of names: bits of signs, and places of rows.
@@ -62,7 +63,8 @@ class Artifact:
     Attributes:
         manifest: what it is.
         files: bytes by name: `head.safetensors` of every classifier; `adapter_config.json` and
-            `adapter_model.safetensors` when something below the head was trained.
+            `adapter_model.safetensors` when something below the head was trained; `fisher.safetensors` when it is kept
+            for whoever goes on with it, which nothing that answers reads.
         manifest_bytes: the manifest as stored; by default its canonical JSON. Kept apart so that an adapter's digest
             does not change when a later version of the schema would write the same manifest differently.
 
@@ -88,6 +90,11 @@ class Artifact:
     def digest(self) -> str:
         """SHA-256 of the manifest, which holds the SHA-256 of every file: the adapter's identity."""
         return hashlib.sha256(self.manifest_bytes).hexdigest()
+
+    @property
+    def delta_files(self) -> dict[str, bytes]:
+        """The files of what was trained below the head, by name; none of a head alone."""
+        return {name: self.files[name] for name in (DELTA_CONFIG, DELTA) if name in self.files}
 
     @property
     def size_bytes(self) -> int:
@@ -116,6 +123,8 @@ class Artifact:
             if DELTA in self.files:
                 problems += _check_delta_config(self.files[DELTA_CONFIG], limits)
                 problems += _check_delta(self.manifest, self.files[DELTA], limits)
+            if FISHER in self.files:
+                problems += _check_fisher(self.files[FISHER], limits)
         if problems:
             raise invalid(problems)
         self._passed.add(limits)
@@ -142,9 +151,10 @@ def check_manifest(manifest: Manifest, content: bytes, limits: ArtifactLimits = 
     head = set() if manifest.purpose == "generation" else {HEAD}
     expected = {*head, DELTA, DELTA_CONFIG} if manifest.tensors else head
     names = [entry.path for entry in manifest.files]
+    allowed = {*expected, FISHER}
     problems += [Problem(MANIFEST, f"names the file {name!r} twice") for name in _repeated(names)]
     problems += [
-        Problem(MANIFEST, f"names the file {name!r}, which no adapter has") for name in sorted(set(names) - expected)
+        Problem(MANIFEST, f"names the file {name!r}, which no adapter has") for name in sorted(set(names) - allowed)
     ]
     problems += [Problem(MANIFEST, f"does not name the file {name!r}") for name in sorted(expected - set(names))]
     total = len(content) + sum(entry.size for entry in manifest.files)
@@ -187,6 +197,19 @@ def _check_head(manifest: Manifest, content: bytes, limits: ArtifactLimits) -> l
 def _check_delta(manifest: Manifest, content: bytes, limits: ArtifactLimits) -> list[Problem]:
     wanted = {spec.name: (spec.shape, spec.dtype) for spec in manifest.tensors}
     return _check_tensors(DELTA, content, wanted, limits)
+
+
+def _check_fisher(content: bytes, limits: ArtifactLimits) -> list[Problem]:
+    """Which shapes it must have is known where the parameters are; that it is finite is known here."""
+    try:
+        header = read_header(content, limit=limits.header_bytes)
+    except HeaderInvalid as error:
+        return [Problem(FISHER, what) for what in error.problems]
+    return [
+        Problem(f"{FISHER}, {name}", "is not float32, or holds NaN or infinity")
+        for name, place in header.tensors.items()
+        if place.dtype != "F32" or not _all_finite(content, place)
+    ]
 
 
 def _check_tensors(

@@ -29,6 +29,7 @@ class Candidate:
         hidden: weights `[hidden, width]` and bias `[hidden]` of the head's hidden layer, None when it is linear.
         learning_rate: highest rate it was trained with; None when nothing was but the head.
         warnings: what training warned of.
+        fisher: Fisher information of the tasks before, as it is stored; None when it is not known.
         judged: the evaluations on the validation rows while a delta was trained, the start's first.
     """
 
@@ -42,4 +43,5 @@ class Candidate:
     hidden: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
     learning_rate: float | None = None
     warnings: tuple[Finding, ...] = ()
+    fisher: bytes | None = None
     judged: tuple[Judged, ...] = ()

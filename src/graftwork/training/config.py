@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from graftwork.adaptation import STRATEGIES
-from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
+from graftwork.adaptation.feature_extraction import FeatureExtraction, FeatureExtractionSettings
 from graftwork.adaptation.full import FullSettings
 from graftwork.adaptation.lora import LoraSettings
 from graftwork.adaptation.partial import PartialSettings
@@ -18,6 +18,7 @@ from graftwork.adaptation.prefix import PrefixTuningSettings
 from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
 from graftwork.training.mistakes import contradictions, problems_of, without_effect
+from graftwork.training.protection import ForgettingSettings
 from graftwork.training.sampling import TasksSettings
 
 
@@ -107,6 +108,7 @@ class TrainingConfig(BaseModel):
         prefix_tuning: what prefix tuning trains.
         partial: which layers partial fine-tuning trains, and how they are stored.
         full: how what full fine-tuning trained is stored.
+        forgetting: what keeps an adapter that goes on from forgetting.
         generation: how conversations are written, where there is something to generate.
         tasks: how several tasks are trained together.
         base_dtype: keep the frozen base's linear layers in 8 bits (`int8`) or 4 (`nf4`) while training (bitsandbytes);
@@ -130,6 +132,7 @@ class TrainingConfig(BaseModel):
     prefix_tuning: PrefixTuningSettings = PrefixTuningSettings()
     partial: PartialSettings = PartialSettings()
     full: FullSettings = FullSettings()
+    forgetting: ForgettingSettings = Field(ForgettingSettings(), exclude_if=lambda value: value == ForgettingSettings())
     generation: GenerationSettings = Field(GenerationSettings(), exclude_if=lambda own: own == GenerationSettings())
     tasks: TasksSettings = Field(TasksSettings(), exclude_if=lambda value: value == TasksSettings())
     base_dtype: Literal["int8", "nf4"] | None = Field(None, exclude_if=lambda value: value is None)
@@ -143,6 +146,21 @@ class TrainingConfig(BaseModel):
         if bits and isinstance(lora, LoraSettings) and lora.init == "pissa":
             raise ValueError("rounds the base's weights, which lora.init=pissa takes apart; take gaussian")
         return bits
+
+    @field_validator("forgetting")
+    @classmethod
+    def _only_where_it_acts(cls, forgetting: ForgettingSettings, info: ValidationInfo) -> ForgettingSettings:
+        tuning = info.data.get("fine_tuning")
+        if forgetting.strength is not None and not forgetting.penalised:
+            raise ValueError(f"strength has no effect with protection {forgetting.protection}; take ewc or l2-sp")
+        if forgetting.penalised and info.data.get("strategy") == FeatureExtraction.name:
+            raise ValueError(
+                f"{forgetting.protection} pulls at what is trained below the head, and {FeatureExtraction.name} trains "
+                "the head alone"
+            )
+        if forgetting.penalised and isinstance(tuning, FineTuningSettings) and tuning.sharding != "none":
+            raise ValueError(f"{forgetting.protection} needs whole parameters; leave fine_tuning.sharding out")
+        return forgetting
 
     def settings_of(self, strategy: str) -> StrategySettings:
         """The settings of a strategy by its name."""

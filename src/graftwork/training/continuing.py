@@ -1,7 +1,8 @@
 """Going on with a published adapter: its delta and head learn new rows, and a gate compares it with what it was.
 
 The new version stands on the same parent as the one before, and is published only if it is better on new rows that
-were kept back, and on old ones not worse beyond chance.
+were kept back, and on old ones not worse beyond chance. Of tuned weights the start is what is stored of them, and the
+new version is again the difference from the base.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from numpy.typing import NDArray
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.chain import check_chain, inherited
 from graftwork.adaptation.feature_extraction import FeatureExtraction
+from graftwork.adaptation.full import Full
 from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
+from graftwork.adaptation.partial import Partial
 from graftwork.adaptation.strategy import Delta
 from graftwork.data.check import check_dataset
 from graftwork.data.dataset import Dataset
 from graftwork.errors import DataRejected, Problem, SettingsInvalid
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.evaluation.temperature import fit_temperature
-from graftwork.registry.artifact import HEAD, Artifact
+from graftwork.registry.artifact import FISHER, Artifact
 from graftwork.registry.chain import CHAINED
 from graftwork.registry.manifest import DatasetRecord
 from graftwork.training.activations import Activations
+from graftwork.training.anchors import anchor_of, drawn, needs_old_rows, refuse_without_fisher, with_fisher
 from graftwork.training.candidate import Candidate
 from graftwork.training.config import TrainingConfig
 from graftwork.training.gate import pass_gate
@@ -40,16 +44,22 @@ from graftwork.training.package import package
 from graftwork.training.preparation import few_bits, prepare_process
 from graftwork.training.probe import fit_head, fit_probe
 from graftwork.training.progress import Progress, Silent
+from graftwork.training.reopening import reopen
 from graftwork.training.rows import PreparedRows
 from graftwork.training.runs import Run
+from graftwork.training.sources import Sources, measure_forgetting, set_sources_aside
 from graftwork.training.start import Rows, Start
+from graftwork.training.tuned import as_stored
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
+    from graftwork.evaluation.results import Forgetting
     from graftwork.training.probe import Probe
 
 _OF_FEW_LABELS = ("one-class", "class-single-row", "all-duplicates")
 """Errors of rows that make a classifier; rows that one goes on with may have one label."""
+CONTINUED = (*CHAINED, Partial.name, Full.name)
+"""Strategies of adapters that can be gone on with."""
 
 
 def continue_training(
@@ -59,6 +69,7 @@ def continue_training(
     *,
     ancestors: Sequence[Artifact] = (),
     replay: Dataset | None = None,
+    sources: Sequence[Dataset] = (),
     config: TrainingConfig | None = None,
     progress: Progress | None = None,
     run: Run | None = None,
@@ -73,7 +84,9 @@ def continue_training(
         previous: the adapter to go on with.
         rows: new rows; their labels are among the adapter's.
         ancestors: the adapters it stands on, the nearest first.
-        replay: old rows to learn from again and to check against; without them forgetting is not seen.
+        replay: old rows to learn from again and to check against.
+        sources: rows of earlier tasks, a file each, on which it is measured what was forgotten. For `ewc`, where no
+            Fisher information is stored beside the adapter, some of them are set aside to estimate it from.
         config: the settings; the adapter's own by default.
         progress: told of stages and steps.
         run: where checkpoints and measurements go.
@@ -91,21 +104,34 @@ def continue_training(
     start = TrainingConfig.parse(start=manifest.settings)
     config = (config or start).model_copy(update={"strategy": manifest.strategy})
     _refuse_other_shape(config, start)
+    _refuse_other_protection(config, replay)
     prepare_process(backbone, config, resume=run.resume)
     progress.stage("checking rows", None)
     report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=manifest.max_length)
     findings = tuple(found for found in report.findings if found.code not in _OF_FEW_LABELS)
     report = report.model_copy(update={"findings": findings})
     report.raise_for_errors()
-    _refuse_unknown_labels(manifest.labels, rows, replay)
+    _refuse_unknown_labels(manifest.labels, rows, replay, *sources)
     new, old = set_rows_aside(rows, replay, previous, config)
     prepared = prepare_kept_rows(new, old, manifest.labels, config)
+    aside = set_sources_aside(
+        sources,
+        learned=prepared.rows,
+        estimate=needs_old_rows(previous, config),
+        most=config.forgetting.fisher_rows,
+        seed=config.seed,
+    )
+    old_texts = aside.texts or drawn(old.learned.texts, config.forgetting.fisher_rows, config.seed)
+    refuse_without_fisher(previous, config, old_texts)
     parent = ancestors[0] if ancestors else None
     identity = identity_of(backbone, prepared.rows, prepared.test, config, parent)
-    run.begin({**identity, "continued from": previous.digest}, progress.note)
+    told_apart = {"continued from": previous.digest, "sources": " ".join(source.digest for source in sources) or "none"}
+    run.begin({**identity, **told_apart}, progress.note)
     with inherited(backbone, ancestors):
-        learn = _head_alone if manifest.strategy == FeatureExtraction.name else _delta_and_head
-        candidate = learn(backbone, previous, prepared, config, progress, run)
+        if manifest.strategy == FeatureExtraction.name:
+            candidate = _head_alone(backbone, previous, prepared, config, progress, run)
+        else:
+            candidate = _delta_and_head(backbone, previous, prepared, old_texts, config, progress, run)
         draft = package(
             backbone,
             candidate,
@@ -119,7 +145,10 @@ def continue_training(
         )
         progress.stage("comparing with the version before", 2 * len(prepared.test))
         own, before = (_answers(backbone, one, prepared.test.texts, progress) for one in (draft, previous))
-    told = pass_gate(own, before, prepared.test_labels, new=len(new.kept))
+        told = pass_gate(own, before, prepared.test_labels, new=len(new.kept))
+        lost = _forgotten(backbone, draft, previous, aside, config, progress)
+        if config.forgetting.keeps_fisher:
+            draft = with_fisher(backbone, draft, new.learned.texts, config, progress, before=candidate.fisher)
     shares = np.bincount(prepared.labels, minlength=len(manifest.labels)) / len(prepared.labels)
     evaluation = evaluate(
         own,
@@ -129,7 +158,7 @@ def continue_training(
         prior=shares,
         dataset_digest=prepared.test.digest,
         seed=config.seed,
-    )
+    ).model_copy(update={"forgetting": lost})
     decision = f"continued from {previous.digest[:12]}: {told}"
     changes = {"metrics": evaluation.model_dump(mode="json"), "decision": decision}
     artifact = Artifact(draft.manifest.model_copy(update=changes), draft.files)
@@ -144,19 +173,38 @@ def _check_continued(previous: Artifact) -> None:
             "an adapter that answers several tasks cannot be continued",
             remedy="Train it anew on all rows of all tasks: graft train --task NAME=FILE --task NAME=FILE.",
         )
-    if manifest.strategy not in CHAINED or manifest.hidden:
+    if manifest.strategy not in CONTINUED or manifest.hidden:
         what = "feature extraction with a hidden layer" if manifest.hidden else manifest.strategy
         raise SettingsInvalid(
             f"an adapter made by {what} cannot be continued",
-            remedy=f"Only {' and '.join(CHAINED)} with a linear head can; train it anew on all rows.",
+            remedy=f"Only {', '.join(CONTINUED)} with a linear head can; train it anew on all rows.",
         )
 
 
 def _refuse_other_shape(config: TrainingConfig, start: TrainingConfig) -> None:
-    if config.lora != start.lora:
+    frozen = {"store": start.partial.store}
+    if config.lora != start.lora or config.partial.model_copy(update=frozen) != start.partial:
         raise SettingsInvalid(
-            "an adapter that is continued keeps its ranks, its modules and its dtype",
-            remedy="Leave the settings of lora as they are; fine_tuning may be set.",
+            "an adapter that is continued keeps its ranks, its modules, its layers and its dtype",
+            remedy="Leave the settings of lora and partial as they are; fine_tuning and forgetting may be set.",
+        )
+
+
+def _refuse_other_protection(config: TrainingConfig, replay: Dataset | None) -> None:
+    protection = config.forgetting.protection
+    if protection == "replay" and replay is None:
+        raise SettingsInvalid(
+            "forgetting.protection=replay learns old rows again, and none were given", remedy="Give them: --replay OLD."
+        )
+    if protection == "none" and replay is not None:
+        raise SettingsInvalid(
+            "old rows were given to learn again, and forgetting.protection is none",
+            remedy="Leave --replay out, or forgetting.protection. --source FILE only measures what is forgotten.",
+        )
+    if config.forgetting.penalised and config.strategy == FeatureExtraction.name:
+        raise SettingsInvalid(
+            f"forgetting.protection={protection} pulls at what is trained below the head, and this adapter is a head",
+            remedy="Leave it out: the penalty of a head that goes on is on the difference already.",
         )
 
 
@@ -227,22 +275,25 @@ def _delta_and_head(
     backbone: TextBackbone,
     previous: Artifact,
     prepared: PreparedRows,
+    old_texts: Sequence[str],
     config: TrainingConfig,
     progress: Progress,
     run: Run,
 ) -> Candidate:
-    """Its delta and head: the head first, then both; the best evaluation may be the first, with the delta it had."""
+    """Its delta and head; the best evaluation may be the first, with the delta it had.
+
+    The head is fitted anew first, unless both are pulled back to where they were.
+    """
     train, validation = prepared.train, prepared.validation
     if not len(validation):
         raise DataRejected(
             f"{prepared.rows.source}: no row is left to stop training by", remedy="Give more rows of each label."
         )
     name, settings = previous.manifest.strategy, config.fine_tuning
-    strategy, classes = STRATEGIES[name], len(prepared.label_names)
+    classes = len(prepared.label_names)
     ids = backbone.encode(prepared.rows.texts, previous.manifest.max_length)
-    files = {file: content for file, content in previous.files.items() if file != HEAD}
     rate = config.learning_rate_of(name)
-    rate = strategy.learning_rate if rate == "auto" else rate
+    rate = STRATEGIES[name].learning_rate if rate == "auto" else rate
     everyone = len(set(prepared.labels[train].tolist())) == classes
     weights = class_weights(settings.class_weights, prepared.labels[train], prepared.label_names) if everyone else None
 
@@ -251,13 +302,18 @@ def _delta_and_head(
         kept = Activations(backbone, [ids[place] for place in places], split=split, memory=memory, folder=folder)
         return Rows.of(kept, prepared.labels[places], backbone.device)
 
-    with strategy.restore(backbone, files) as attachment:
+    with reopen(backbone, previous, config) as attachment:
         probe, features = _probe(backbone, previous, prepared, config, progress, run)
         _tell_baseline(previous, features[validation], prepared.labels[validation], progress)
         # Not the probe's own head: that has seen the validation rows.
         weight, bias = fit_head(
             features[train], prepared.labels[train], classes=classes, penalty=probe.penalty, prior=probe.prior
         )
+        anchor, fisher = None, previous.files.get(FISHER)
+        own_head = head_of(previous, previous.manifest.labels)
+        if config.forgetting.penalised and own_head is not None:
+            weight, bias = own_head
+            anchor, fisher = anchor_of(backbone, attachment, previous, own_head, old_texts, config, progress)
         start = Start(
             backbone=backbone,
             attachment=attachment,
@@ -268,10 +324,11 @@ def _delta_and_head(
             settings=settings,
             seed=config.seed,
             class_weights=weights,
+            anchor=anchor,
         )
         tuned = fine_tune(start, learning_rate=rate, progress=progress, run=run, stage=name)
+        logits, _ = as_stored(start, tuned, progress)
         delta = attachment.delta()
-    logits = tuned.validation_logits.double().numpy()
     return Candidate(
         strategy=name,
         delta=delta,
@@ -282,6 +339,7 @@ def _delta_and_head(
         decision="",
         learning_rate=rate,
         warnings=tuned.warnings,
+        fisher=fisher,
     )
 
 
@@ -300,6 +358,25 @@ def _answers(
 ) -> NDArray[np.float64]:
     features = features_on_top(backbone, artifact, texts, progress=progress.advance)
     return probabilities(head_logits(artifact, features), artifact.manifest.temperature)
+
+
+def _forgotten(
+    backbone: TextBackbone,
+    draft: Artifact,
+    previous: Artifact,
+    sources: Sources,
+    config: TrainingConfig,
+    progress: Progress,
+) -> tuple[Forgetting, ...]:
+    progress.stage("measuring what was forgotten", 2 * sum(map(len, sources.judged)))
+    return measure_forgetting(
+        sources,
+        previous.manifest.labels,
+        after=lambda texts: _answers(backbone, draft, texts, progress),
+        before=lambda texts: _answers(backbone, previous, texts, progress),
+        against=previous.digest,
+        seed=config.seed,
+    )
 
 
 def _record(rows: Dataset, prepared: PreparedRows) -> DatasetRecord:

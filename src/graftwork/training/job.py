@@ -21,6 +21,7 @@ from graftwork.data.media import check_modality
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
+from graftwork.training.anchors import with_fisher
 from graftwork.training.budget import check_budget, within_budget
 from graftwork.training.candidate import Candidate
 from graftwork.training.candidates import choose
@@ -40,6 +41,7 @@ from graftwork.training.preparation import few_bits, prepare_process
 from graftwork.training.probe import Probe, fit_probe
 from graftwork.training.processes import processes
 from graftwork.training.progress import Progress, Silent
+from graftwork.training.protection import refuse_without_start
 from graftwork.training.rows import PreparedRows, prepare_rows
 from graftwork.training.runs import Run
 from graftwork.training.task import Task
@@ -108,6 +110,7 @@ def train(
     config = config or TrainingConfig()
     run = run or Run()
     prepare_process(backbone, config, resume=run.resume)
+    refuse_without_start(config.forgetting)
     config = for_graph(backbone, config, progress or Silent())
     if ancestors:
         check_chained(config, ancestors[0])
@@ -182,6 +185,9 @@ def _train(
             parent=parent,
         )
         artifact, evaluation = _judged(backbone, draft, probe, prepared, config, progress, parent)
+        if config.forgetting.keeps_fisher:
+            learned = prepared.rows.select(prepared.train.tolist())
+            artifact = with_fisher(backbone, artifact, learned.texts, config, progress)
     artifact.check()
     if max_bytes is not None:
         check_budget(artifact, max_bytes)

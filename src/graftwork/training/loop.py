@@ -104,6 +104,7 @@ def fine_tune(
             objective=objective,
             accelerator=accelerator,
             note=progress.note,
+            anchor=start.anchor,
         )
         loop = _Loop(
             tuner,
@@ -207,7 +208,8 @@ class _Loop:
         rows = self._batches[place]
         step = tuner.step(self._train.activations, rows, self._train.targets[rows])
         self._run.stepped()
-        self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm)
+        penalty = {} if step.penalty is None else {"penalty": step.penalty}
+        self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm, **penalty)
         if self._stage.due(tuner.steps):
             self._stage.save(tuner.steps, self._checkpoint)
         self._stop_if_asked()

@@ -37,6 +37,7 @@ class Memory:
         gradients: its gradients.
         optimizer: AdamW's two moments.
         best: the copy of the best values so far.
+        anchor: the values that a penalty pulls towards, and with `ewc` the Fisher information of each.
         activations: what a batch keeps for the way back, at the longest texts.
         cache: the trunk's activations of all rows, unless they go to a file.
         peak: the most at once in the whole run: not all parts are there at the same time, and values in passing are.
@@ -47,6 +48,7 @@ class Memory:
     gradients: int
     optimizer: int
     best: int
+    anchor: int
     activations: int
     cache: int
     peak: int
@@ -141,7 +143,12 @@ def make_plan(
         tokens=sum(lengths),
         longest=max(lengths),
         steps=steps,
-        memory=_memory(counts, trainable, cache=cached if cached <= tuning.cache_gb * 1e9 else 0),
+        memory=_memory(
+            counts,
+            trainable,
+            cache=cached if cached <= tuning.cache_gb * 1e9 else 0,
+            anchors={"l2-sp": 1, "ewc": 2}.get(config.forgetting.protection or "none", 0),
+        ),
         flops=_flops(counts, shape, lengths, config) + _searched(strategy, config),
     )
 
@@ -163,13 +170,15 @@ def _head(settings: object, classes: int, width: int) -> int:
     return classes * (width + 1)
 
 
-def _memory(counts: Counts, trainable: int, *, cache: int) -> Memory:
+def _memory(counts: Counts, trainable: int, *, cache: int, anchors: int) -> Memory:
+    """Bytes by part; `anchors` is how many values a penalty keeps of each that is trained."""
     trained = _MASTER_BYTES * trainable
     if not counts.trained:
         peak = counts.weights + counts.reading
-        return Memory(counts.weights, trained, trained, 0, 0, activations=0, cache=0, peak=peak)
+        return Memory(counts.weights, trained, trained, 0, 0, anchor=0, activations=0, cache=0, peak=peak)
     there = counts.weights + cache + trained  # from the first step to the last evaluation
-    kept = 3 * trained  # AdamW's two moments, and the best values
+    anchor = anchors * trained
+    kept = 3 * trained + anchor  # AdamW's two moments, and the best values
     moments = {
         "reading": counts.weights + counts.reading,
         "filling the cache": there + counts.reading,
@@ -186,6 +195,7 @@ def _memory(counts: Counts, trainable: int, *, cache: int) -> Memory:
         gradients=trained,
         optimizer=2 * trained,
         best=trained,
+        anchor=anchor,
         activations=counts.kept,
         cache=cache,
         peak=max(moments.values()),

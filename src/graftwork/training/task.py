@@ -13,6 +13,7 @@ from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.activations import Activations
 from graftwork.training.objective import class_weights
 from graftwork.training.probe import fit_head
+from graftwork.training.protection import Anchor
 from graftwork.training.start import Rows, Start
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Task:
                 settings=tuning,
                 seed=config.seed,
                 class_weights=weights,
+                anchor=Anchor.of(config.forgetting, None),
                 tasks=self.tasks,
             )
 

@@ -48,7 +48,7 @@ def tuned_candidate(name: str, task: Task, *, progress: Progress, run: Run) -> C
             rate = find_rate(start, progress=progress).rate
             progress.note(f"learning rate found: {rate:g}")
         tuned = fine_tune(start, learning_rate=rate, progress=progress, run=run, stage=name)
-        logits, stored = _as_stored(start, tuned, progress)
+        logits, stored = as_stored(start, tuned, progress)
         delta = start.attachment.delta()
     sayings = [text for text in (split.told() if split else "", stored) if text]
     return Candidate(
@@ -65,7 +65,7 @@ def tuned_candidate(name: str, task: Task, *, progress: Progress, run: Run) -> C
     )
 
 
-def _as_stored(start: Start, tuned: FineTuned, progress: Progress) -> tuple[NDArray[np.float64], str]:
+def as_stored(start: Start, tuned: FineTuned, progress: Progress) -> tuple[NDArray[np.float64], str]:
     """Logits `[validation rows, classes]` of what will be stored, and what is to be said of it."""
     if tuned.best_epoch == 0:
         return tuned.validation_logits.double().numpy(), _START_WAS_BEST

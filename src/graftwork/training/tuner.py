@@ -24,6 +24,7 @@ from graftwork.training.checkpoint import Checkpoint
 from graftwork.training.objective import Objective
 from graftwork.training.optimizer import parameter_groups
 from graftwork.training.processes import processes, telling_of_lost
+from graftwork.training.protection import Penalty
 from graftwork.training.randomness import RandomState, seed_step
 from graftwork.training.sharding import clip_gradients, is_sharded
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from graftwork.adaptation.strategy import Attachment
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.training.config import FineTuningSettings
+    from graftwork.training.protection import Anchor
 
 
 class Diverged(Exception):
@@ -51,11 +53,13 @@ class Step:
         loss: before it.
         gradient_norm: before clipping.
         rate: the highest rate of all groups.
+        penalty: of what moved away from the start; no part of `loss`. None where nothing is penalised.
     """
 
     loss: float
     gradient_norm: float
     rate: float
+    penalty: float | None = None
 
 
 class Tuner:
@@ -73,6 +77,7 @@ class Tuner:
         objective: what is minimised.
         accelerator: device and precision.
         note: told when memory does not suffice.
+        anchor: of the penalty towards the start; None for none.
 
     Attributes:
         parameters: everything that is trained, once each, the head's two last.
@@ -93,6 +98,7 @@ class Tuner:
         objective: Objective,
         accelerator: Accelerator,
         note: Callable[[str], None],
+        anchor: Anchor | None = None,
     ) -> None:
         self._backbone = backbone
         self._attachment = attachment
@@ -116,6 +122,8 @@ class Tuner:
         self._optimizer = accelerator.prepare_optimizer(self._plain, device_placement=False)
         self._micro = settings.micro_batch_size or settings.batch_size
         self._seed = torch.initial_seed()
+        # Of what all processes start from, so that all of them pull to the same place.
+        self._penalty = None if anchor is None else Penalty(anchor, self.parameters)
         self.steps = 0
 
     def step(self, activations: Activations, rows: list[int], targets: Tensor) -> Step:
@@ -133,14 +141,19 @@ class Tuner:
         loss = self._gradients_of_all(activations, rows, targets)
         if not math.isfinite(loss):
             raise Diverged("training loss")
+        scaler = self._accelerator.scaler
+        penalty = None
+        if self._penalty is not None:
+            scale = 1.0 if scaler is None else float(scaler.get_scale())
+            penalty = self._penalty.add_gradients(self.parameters, scale=scale)
         norm = self._clip()
         # A scaler looks for overflows itself, skips such a step and lowers the scale.
-        if self._accelerator.scaler is None and not math.isfinite(norm):
+        if scaler is None and not math.isfinite(norm):
             raise Diverged("gradient")
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.steps += 1
-        return Step(loss, norm, rate)
+        return Step(loss, norm, rate, penalty)
 
     def logits(self, activations: Activations, between: Callable[[], None]) -> Tensor:
         """Logits `[rows, classes]` of every row, in order, float32, without gradients.

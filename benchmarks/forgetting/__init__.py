@@ -1,0 +1,1 @@
+"""Going on with a fine-tune, and what it forgets."""
