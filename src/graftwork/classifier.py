@@ -21,6 +21,7 @@ from graftwork.backbones.inspect import inspect_model
 from graftwork.backbones.load import load_backbone
 from graftwork.data.dataset import Dataset
 from graftwork.data.media import Media, Modality
+from graftwork.data.unlabelled import unlabelled
 from graftwork.errors import DataRejected, Problem, SettingsInvalid
 from graftwork.settings import Settings, load_settings
 from graftwork.training.config import TrainingConfig
@@ -79,8 +80,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.settings = settings
         self.home = home
 
-    def fit(self, X: Inputs, y: ArrayLike) -> Self:  # noqa: N803
+    def fit(self, X: Inputs, y: ArrayLike, adapt_to: ArrayLike | None = None) -> Self:  # noqa: N803
         """Train on texts `X` (`[rows]` or `[rows, 1]`) and their labels `y` (`[rows]`; texts, numbers or truth values).
+
+        `adapt_to` are texts of the domain it shall answer in, without labels; the setting `adaptation` says how.
 
         Raises:
             DataRejected: if they are no texts, labels are missing or of several types, or nothing sound can be
@@ -99,7 +102,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 remedy="Give labels of one type.",
             )
         rows = Dataset.from_lists(texts, [str(label) for label in labels], source="X")
-        trained = train(self._backbone(), rows, config=self._config())
+        target = None if adapt_to is None else unlabelled(_texts(adapt_to), source="adapt_to")
+        trained = train(self._backbone(), rows, config=self._config(), adapt_to=target)
         self.artifact_ = trained.artifact
         self.report_ = trained.report
         # The artifact holds its labels as text, sorted as text: of ten numbers "10" stands before "9".

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -125,12 +126,12 @@ class Backbone:
         Raises:
             ModalityMismatch: if it does not read texts.
         """
-        if self.tokenizer is None:
+        if self.modality != "text":
             raise ModalityMismatch(
                 f"{what} is for models of texts; this one reads {self.modality}s",
                 remedy="Choose a base of domain nlp: `graft base list` shows the domains.",
             )
-        return self.tokenizer
+        return cast("Tokenizer", self.reader)
 
     @property
     def prompt(self) -> str:

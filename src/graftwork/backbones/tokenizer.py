@@ -31,6 +31,9 @@ class Tokenizer:
         modality: it reads texts.
         prompt: text put before every input, as the base wants it.
         pad_id: id that fills rows up to a batch's longest; never seen by the model, because it is masked.
+        unknown_id: id of what it does not know; None when it knows everything.
+        mask_id: id that hides a token from models that learned to guess it; None when there is none.
+        special_ids: ids of what is put around texts and fills them up; the unknown token is not among them.
         model_max_length: tokens a text may have by the tokenizer's own settings, None when they do not say.
 
     Example:
@@ -49,6 +52,8 @@ class Tokenizer:
         pad_id: int = 0,
         fill_id: int = 0,
         unknown_id: int | None = None,
+        mask_id: int | None = None,
+        special_ids: frozenset[int] = frozenset(),
         model_max_length: int | None = None,
     ) -> None:
         # Both are kept inside tokenizer.json by many models and would cut or pad behind our back.
@@ -56,7 +61,9 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._fill_id = fill_id
-        self._unknown_id = unknown_id
+        self.unknown_id = unknown_id
+        self.mask_id = mask_id
+        self.special_ids = special_ids
         self._leading, self._trailing = _template(backend)
         self.prompt = prompt
         self.pad_id = pad_id
@@ -173,7 +180,7 @@ class Tokenizer:
             if end <= 0:
                 continue
             tokens += 1
-            if token == self._unknown_id:
+            if token == self.unknown_id:
                 unknown.append(text[max(begin, 0) : end])
             if begin > covered:
                 dropped += text[covered:begin]
@@ -218,6 +225,8 @@ def load_tokenizer(folder: Path, *, prompt: str = "") -> Tokenizer:
         pad_id=loaded.pad_token_id or 0,
         fill_id=next((token for token in ends if token is not None), 0),
         unknown_id=loaded.unk_token_id,
+        mask_id=loaded.mask_token_id,
+        special_ids=frozenset(loaded.all_special_ids) - {loaded.unk_token_id},
         # transformers writes 10^30 where nothing is known.
         model_max_length=stated if 0 < stated < 10**9 else None,
     )

@@ -80,6 +80,51 @@ def check(
         raise typer.Exit(2)
 
 
+@group.command(
+    epilog=examples(
+        "graft data shift films.csv --against tweets.csv --base minilm",
+        "graft data shift films.csv --against tweets.jsonl --base minilm --json",
+    )
+)
+def shift(
+    file: FileArgument,
+    against: Annotated[
+        Path, typer.Option("--against", metavar="UNLABELLED", help="Rows of the other domain; labels are not needed.")
+    ],
+    base: Annotated[str, typer.Option("--base", help="Base model whose features and tokens are compared.")],
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=4, help="Tokens kept of a text; the base's limit by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of folds and permutations.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say how far another domain lies from labelled rows: by features, words and classes."""
+    from graftwork.cli.console import print_json, say
+    from graftwork.data.read import read_dataset
+    from graftwork.data.unlabelled import read_unlabelled
+    from graftwork.training.domains.shift import compare_rows
+
+    rows = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
+    others = read_unlabelled(against, text=text, encoding=encoding, delimiter=delimiter)
+    with services() as opened:
+        backbone = opened.backbone(opened.bases.resolve(base))
+    report, findings = compare_rows(backbone, rows, others, max_length=max_length, seed=seed)
+    if as_json:
+        print_json(report)
+        return
+    say(f"{report.source_rows:,} labelled rows of {file} against {report.target_rows:,} rows of {against}:")
+    for sentence in report.told:
+        say(f"{sentence[0].upper()}{sentence[1:]}.")
+    distance = report.features
+    say(f"MMD^2 of the features {distance.value:.4f}, p = {distance.p_value:.3f}.")
+    for one in findings:
+        say(f"{one.severity}: {one.message}. {one.remedy}")
+
+
 def _tell(report: DataReport, *, as_json: bool) -> None:
     from graftwork.cli.console import print_findings, print_json, print_table, say
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graftwork.cli.adapting import read_target, refuse_adaptation
 from graftwork.cli.chain import (
     base_of,
     newest_to_replace,
@@ -54,6 +55,7 @@ def register(app: typer.Typer) -> None:
             "graft train more.csv --base minilm --name acme/mood --like acme/mood:production --seed 1",
             "graft train tickets.csv --base minilm --name acme/tickets --strategy lora --find-rate",
             "graft train tickets.csv --base minilm --name acme/tickets --resume   # after it was killed",
+            "graft train films.csv --base minilm --name acme/mood --adapt-to tweets.csv --test judged-tweets.csv",
         )
     )(train)
 
@@ -134,6 +136,18 @@ def train(
             help="With --continue: rows of an earlier task, to measure what is forgotten; may be repeated.",
         ),
     ] = None,
+    adapt_to: Annotated[
+        Path | None,
+        typer.Option("--adapt-to", metavar="UNLABELLED", help="Rows without labels of the domain it shall answer in."),
+    ] = None,
+    adaptation: Annotated[
+        str | None,
+        typer.Option(
+            "--adaptation",
+            help="With --adapt-to: auto, none, gradual-unfreezing, adversarial, self-training or "
+            "continued-pretraining; auto tries them and chooses without labels.",
+        ),
+    ] = None,
     max_bytes: Annotated[
         str | None,
         typer.Option("--max-bytes", metavar="SIZE", help="What the adapter may take, such as 1MB; sets LoRA's rank."),
@@ -207,17 +221,22 @@ def train(
             find_rate=find_rate,
         )
     _refuse_alone(replay=replay, continued=continued, find_rate=find_rate, parent=parent)
+    refuse_adaptation(
+        adapt_to,
+        adaptation,
+        **{"continue": continued is not None, "find_rate": find_rate, "dry_run": dry_run, "task": bool(named)},
+    )
     assert name is not None
     Reference.parse_bare(name)
     most_bytes = _size(max_bytes)
-    start = settings.read_settings(settings_file) if settings_file else None
     parse = partial(
         settings.TrainingConfig.parse,
         strategy=strategy,
         seed=seed,
+        adaptation=adaptation,
         assignments=[*(assignments or []), *asked_of_tasks(compare_single)],
     )
-    config = parse(start=start) if like is None else settings.TrainingConfig()
+    config = parse(start=_start(settings_file)) if like is None else settings.TrainingConfig()
     with services() as opened:
         previous = None if continued is None else opened.catalog.resolve(continued)
         if previous is not None and settings_file is None and like is None:
@@ -282,6 +301,7 @@ def train(
             ancestors=chain if previous is None else chain[1:],
             continued=None if previous is None else chain[0],
             replay=None if replay is None else read(replay, label=label),
+            adapt_to=read_target(adapt_to, text=text, encoding=encoding, delimiter=delimiter),
             sources=[read(source, label=label) for source in sources or []],
             max_bytes=most_bytes,
             expected_latest=expected_latest,
@@ -347,6 +367,12 @@ def _refuse_generation(config: TrainingConfig) -> None:
         )
 
 
+def _start(file: Path | None) -> dict[str, Any] | None:
+    from graftwork.training.config import read_settings
+
+    return None if file is None else read_settings(file)
+
+
 def _size(text: str | None) -> int | None:
     from graftwork.cli.sizes import parse_size
 
@@ -384,6 +410,7 @@ def train_and_publish(
     ancestors: Sequence[Artifact] = (),
     continued: Artifact | None = None,
     replay: Dataset | None = None,
+    adapt_to: Dataset | None = None,
     sources: Sequence[Dataset] = (),
     max_bytes: int | None = None,
     expected_latest: int | None = None,
@@ -409,6 +436,7 @@ def train_and_publish(
         ancestors: the adapter to train on top of, its parent and so on.
         continued: the adapter to go on with, instead of training anew.
         replay: old rows to learn and to check on again when one is continued.
+        adapt_to: rows without labels of the domain to adapt to.
         sources: rows of earlier tasks, on which it is measured what is forgotten when one is continued.
         max_bytes: what the adapter may take where it is stored.
         expected_latest: publish only if this is the newest version.
@@ -469,6 +497,7 @@ def train_and_publish(
                 test=test,
                 config=config,
                 ancestors=ancestors,
+                adapt_to=adapt_to,
                 max_bytes=max_bytes,
                 progress=progress,
                 run=run,

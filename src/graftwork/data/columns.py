@@ -10,8 +10,8 @@ from graftwork.data.rows import RowCollector, require_columns
 from graftwork.errors import DataUnreadable, DependencyMissing
 
 
-def read_parquet(path: Path, *, text: str, label: str) -> Dataset:
-    """Read two columns of a Parquet file; rows count from 1.
+def read_parquet(path: Path, *, text: str, label: str | None) -> Dataset:
+    """Read two columns of a Parquet file, or one when there are no labels; rows count from 1.
 
     Raises:
         DependencyMissing: pyarrow is not installed.
@@ -28,8 +28,9 @@ def read_parquet(path: Path, *, text: str, label: str) -> Dataset:
     try:
         with parquet.ParquetFile(path) as file:
             require_columns(file.schema_arrow.names, text=text, label=label, source=str(path))
-            table = file.read(columns=[text, label])
-            texts, labels = (table.column(name).to_pylist() for name in (text, label))
+            table = file.read(columns=[text] if label is None else [text, label])
+            texts = table.column(text).to_pylist()
+            labels = [None] * len(texts) if label is None else table.column(label).to_pylist()
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataUnreadable(
@@ -92,7 +93,7 @@ def read_pandas(source: Any, *, text: str, label: str) -> Dataset:
     return _collect(texts, labels, source="pandas.DataFrame", text=text, label=label)
 
 
-def _collect(texts: list[Any], labels: list[Any], *, source: str, text: str, label: str) -> Dataset:
+def _collect(texts: list[Any], labels: list[Any], *, source: str, text: str, label: str | None) -> Dataset:
     collector = RowCollector(source, text=text, label=label)
     for row, (content, name) in enumerate(zip(texts, labels, strict=True), start=1):
         collector.add(row, content, name)

@@ -20,7 +20,7 @@ _field_limit_lock = threading.Lock()
 
 
 def read_delimited(
-    decoded: Decoded, *, source: str, text: str, label: str, delimiter: str | None, prefer: str = ","
+    decoded: Decoded, *, source: str, text: str, label: str | None, delimiter: str | None, prefer: str = ","
 ) -> Dataset:
     """Read CSV text.
 
@@ -28,7 +28,7 @@ def read_delimited(
         decoded: the file's text and encoding.
         source: the file's name, for messages.
         text: name of the text column.
-        label: name of the label column.
+        label: name of the label column; None when there is none.
         delimiter: the delimiter, or None to find it by the header.
         prefer: the delimiter to take when the header does not tell (a tab for .tsv).
 
@@ -37,12 +37,13 @@ def read_delimited(
         ColumnsMissing: the header lacks a column.
         DataRejected: texts or labels over the limits.
     """
-    delimiter = _checked(delimiter, source) or _find_delimiter(decoded.text, wanted=(text, label), prefer=prefer)
+    wanted = (text,) if label is None else (text, label)
+    delimiter = _checked(delimiter, source) or _find_delimiter(decoded.text, wanted=wanted, prefer=prefer)
     with _no_field_limit():
         return _read(decoded, source, text, label, delimiter)
 
 
-def _read(decoded: Decoded, source: str, text: str, label: str, delimiter: str) -> Dataset:
+def _read(decoded: Decoded, source: str, text: str, label: str | None, delimiter: str) -> Dataset:
     collector = RowCollector(source, text=text, label=label, encoding=decoded.encoding)
     records = _records(decoded.text, delimiter, collector)
     header = next(records, None)
@@ -55,10 +56,11 @@ def _read(decoded: Decoded, source: str, text: str, label: str, delimiter: str) 
             remedy="Give a text file; if it is one, say the encoding it was saved in (encoding=…).",
         )
     require_columns(names, text=text, label=label, source=source)
-    text_at, label_at = names.index(text), names.index(label)
+    text_at = names.index(text)
+    label_at = None if label is None else names.index(label)
     for row, fields in records:
         if len(fields) == len(names):
-            collector.add(row, fields[text_at], fields[label_at])
+            collector.add(row, fields[text_at], None if label_at is None else fields[label_at])
             continue
         hint = (
             f"a field that holds a {_NAMES.get(delimiter, 'delimiter')} must stand in double quotes"
@@ -135,8 +137,8 @@ def _opening_line(record: str, delimiter: str) -> int:
     return len(list(io.StringIO(record[: opened + 1], newline=""))) - 1
 
 
-def _find_delimiter(text: str, *, wanted: tuple[str, str], prefer: str) -> str:
-    """The delimiter under which the header names both columns; else the one that gives it most fields."""
+def _find_delimiter(text: str, *, wanted: tuple[str, ...], prefer: str) -> str:
+    """The delimiter under which the header names all wanted columns; else the one that gives it most fields."""
     ordered = sorted(DELIMITERS, key=lambda delimiter: delimiter != prefer)
     headers = {delimiter: _header(text, delimiter) for delimiter in ordered}
     for delimiter, names in headers.items():

@@ -14,7 +14,7 @@ from graftwork.data.rows import RowCollector, require_columns
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def read_json(decoded: Decoded, *, source: str, text: str, label: str) -> Dataset:
+def read_json(decoded: Decoded, *, source: str, text: str, label: str | None) -> Dataset:
     """Read JSON lines, or an array of objects when the first character is a bracket.
 
     Raises:
@@ -27,11 +27,11 @@ def read_json(decoded: Decoded, *, source: str, text: str, label: str) -> Datase
     seen: dict[str, None] = {}
     for row, record in (_array if array else _lines)(decoded.text, collector):
         seen |= dict.fromkeys(record)
-        missing = [name for name in (text, label) if name not in record]
+        missing = [name for name in (text, label) if name is not None and name not in record]
         for name in missing:
             collector.problem(f"{source}, row {row}", f"there is no field {name!r}")
         if not missing:
-            collector.add(row, record[text], record[label])
+            collector.add(row, record[text], None if label is None else record[label])
     if seen:
         require_columns(seen, text=text, label=label, source=source)
     if decoded.detected:

@@ -61,6 +61,13 @@ def read_dataset(
             remedy="Give a path, a datasets.Dataset or a pandas DataFrame; lists go through Dataset.from_lists.",
         )
     path = Path(source)
+    return read_path(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
+
+
+def read_path(
+    path: Path, *, text: str, label: str | None, encoding: str | None = None, delimiter: str | None = None
+) -> Dataset:
+    """The same for a path; without a label column every label is empty."""
     try:
         if path.is_dir() and (named := next((path / name for name in METADATA if (path / name).is_file()), None)):
             path, text = named, FILE_NAME if text == "text" else text
@@ -72,7 +79,7 @@ def read_dataset(
         ) from error
 
 
-def _read_path(path: Path, *, text: str, label: str, encoding: str | None, delimiter: str | None) -> Dataset:
+def _read_path(path: Path, *, text: str, label: str | None, encoding: str | None, delimiter: str | None) -> Dataset:
     if path.is_dir():
         from graftwork.data.folder import read_folder
 

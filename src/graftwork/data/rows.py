@@ -33,7 +33,7 @@ class RowCollector:
     Args:
         source: the file or object, for messages.
         text: name of the text column.
-        label: name of the label column.
+        label: name of the label column; None when there is none: every label is empty then.
         encoding: the encoding the source was read in, named where a byte was broken.
 
     Example:
@@ -43,9 +43,9 @@ class RowCollector:
         ('1',)
     """
 
-    def __init__(self, source: str, *, text: str, label: str, encoding: str = "utf-8") -> None:
+    def __init__(self, source: str, *, text: str, label: str | None, encoding: str = "utf-8") -> None:
         self.source = source
-        self.columns = {"text": text, "label": label}
+        self.columns = {"text": text, "label": label or ""}
         self.encoding = encoding
         self._texts: list[str] = []
         self._labels: list[str] = []
@@ -113,7 +113,9 @@ class RowCollector:
         if not self._texts:
             raise DataUnreadable(
                 f"{self.source}: there are no rows, at most a header",
-                remedy="Give at least two classes with a few rows each.",
+                remedy="Give at least two classes with a few rows each."
+                if self.columns["label"]
+                else "Give a file with rows.",
             )
         if self._numbers:
             self.note(_numbers_note(self._numbers))
@@ -157,7 +159,7 @@ class RowCollector:
             self.problem(where, what)
 
 
-def require_columns(names: Iterable[object], *, text: str, label: str, source: str) -> None:
+def require_columns(names: Iterable[object], *, text: str, label: str | None, source: str) -> None:
     """Refuse a source that lacks one of the two columns, or has one twice.
 
     Raises:
@@ -166,6 +168,8 @@ def require_columns(names: Iterable[object], *, text: str, label: str, source: s
     present = ["" if name is None else str(name) for name in names]
     problems, hints = [], []
     for role, wanted, likely in (("text", text, _LIKELY_TEXT), ("label", label, _LIKELY_LABEL)):
+        if wanted is None:
+            continue
         count = present.count(wanted)
         if count > 1:
             problems.append(Problem(f"column {wanted!r}", f"is there {count} times"))

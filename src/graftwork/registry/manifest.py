@@ -68,6 +68,26 @@ class DatasetRecord(_Frozen):
     test_source: Literal["given", "held-out"] = "held-out"
 
 
+class AdaptationRecord(_Frozen):
+    """How it was adapted to a domain without labels.
+
+    Attributes:
+        digest: of the unlabelled rows as they were read.
+        rows: unlabelled rows that were used.
+        asked: what was asked for.
+        method: what was done.
+        shift: what lay between the domains before (see `graftwork.training.domains.shift.ShiftReport`).
+        considered: every method that was tried, with its scores on unlabelled and labelled rows.
+    """
+
+    digest: Sha256
+    rows: int
+    asked: str
+    method: str
+    shift: dict[str, Any]
+    considered: tuple[dict[str, Any], ...]
+
+
 class TaskRecord(_Frozen):
     """One of several tasks that an adapter answers.
 
@@ -123,6 +143,7 @@ class Manifest(_Frozen):
         metrics: the evaluation on the test rows (see `graftwork.evaluation`), None when there were none.
         decision: why this strategy was taken, one sentence, when it was chosen automatically.
         settings: the resolved training settings.
+        adaptation: how it was adapted to unlabelled rows, None when there were none.
         seed: the seed of every random choice.
         packages: versions of the packages that decide the bytes.
     """
@@ -156,6 +177,7 @@ class Manifest(_Frozen):
     warnings: tuple[Finding, ...] = ()
     metrics: dict[str, Any] | None = None
     decision: str = ""
+    adaptation: AdaptationRecord | None = Field(None, exclude_if=lambda value: value is None)
     settings: dict[str, Any] = {}
     seed: int
     packages: dict[str, str] = {}

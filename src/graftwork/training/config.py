@@ -17,6 +17,7 @@ from graftwork.adaptation.partial import PartialSettings
 from graftwork.adaptation.prefix import PrefixTuningSettings
 from graftwork.adaptation.strategy import StrategySettings
 from graftwork.errors import Problem, SettingsInvalid
+from graftwork.training.domains.settings import Adaptation, DomainSettings
 from graftwork.training.mistakes import contradictions, problems_of, without_effect
 from graftwork.training.protection import ForgettingSettings
 from graftwork.training.sampling import TasksSettings
@@ -113,6 +114,8 @@ class TrainingConfig(BaseModel):
         tasks: how several tasks are trained together.
         base_dtype: keep the frozen base's linear layers in 8 bits (`int8`) or 4 (`nf4`) while training (bitsandbytes);
             by default they have the backbone's dtype.
+        adaptation: how to adapt to a domain of which there are rows without labels; None without such rows.
+        domains: settings of these ways.
 
     Example:
         >>> TrainingConfig.parse(strategy="lora", assignments=["lora.rank=4", "fine_tuning.epochs=2"]).lora.rank
@@ -136,6 +139,8 @@ class TrainingConfig(BaseModel):
     generation: GenerationSettings = Field(GenerationSettings(), exclude_if=lambda own: own == GenerationSettings())
     tasks: TasksSettings = Field(TasksSettings(), exclude_if=lambda value: value == TasksSettings())
     base_dtype: Literal["int8", "nf4"] | None = Field(None, exclude_if=lambda value: value is None)
+    adaptation: Adaptation | None = Field(None, exclude_if=lambda value: value is None)
+    domains: DomainSettings = Field(DomainSettings(), exclude_if=lambda value: value == DomainSettings())
 
     @field_validator("base_dtype")
     @classmethod

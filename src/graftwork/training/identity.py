@@ -26,6 +26,7 @@ def identity_of(
     test: Dataset | Conversations | None,
     config: TrainingConfig,
     parent: Artifact | None = None,
+    adapt_to: Dataset | None = None,
 ) -> dict[str, str]:
     """Rows, settings, base model, parent, device and versions, each as text."""
     import torch
@@ -33,6 +34,7 @@ def identity_of(
     return {
         "rows": rows.digest,
         "test rows": test.digest if test is not None else "none given",
+        **({} if adapt_to is None else {"unlabelled rows": adapt_to.digest}),
         "base model": backbone.fingerprint,
         "parent": "none" if parent is None else parent.digest,
         "tokenizer": backbone.tokenizer_digest,

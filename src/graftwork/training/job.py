@@ -26,6 +26,7 @@ from graftwork.training.budget import check_budget, within_budget
 from graftwork.training.candidate import Candidate
 from graftwork.training.candidates import choose
 from graftwork.training.config import TrainingConfig
+from graftwork.training.domains.adapt import Domain, with_adaptation
 from graftwork.training.graphs import for_graph
 from graftwork.training.identity import identity_of
 from graftwork.training.lineage import (
@@ -78,6 +79,7 @@ def train(
     test: Dataset | None = None,
     config: TrainingConfig | None = None,
     ancestors: Sequence[Artifact] = (),
+    adapt_to: Dataset | None = None,
     max_bytes: int | None = None,
     progress: Progress | None = None,
     run: Run | None = None,
@@ -96,6 +98,7 @@ def train(
         test: labelled rows to judge on; without them a share of `rows` is held out.
         config: the settings.
         ancestors: the adapter to train on top of, its parent and so on; none for a child of the base itself.
+        adapt_to: rows without labels of the domain it shall answer in; `config.adaptation` says how, `auto` by default.
         max_bytes: what the adapter may take where it is stored: the rank of LoRA is lowered to keep it.
         progress: told of stages and steps.
         run: where checkpoints and measurements go; by default nothing is kept of a run that does not end.
@@ -107,7 +110,7 @@ def train(
         SettingsInvalid: if the settings do not fit the base model or a chain, or the run to resume is another one.
         TrainingInterrupted: if the run was asked to stop.
     """
-    config = config or TrainingConfig()
+    config = with_adaptation(config or TrainingConfig(), given=adapt_to is not None, on_top=bool(ancestors))
     run = run or Run()
     prepare_process(backbone, config, resume=run.resume)
     refuse_without_start(config.forgetting)
@@ -116,7 +119,8 @@ def train(
         check_chained(config, ancestors[0])
         check_chain(ancestors[0], ancestors[1:])
     with inherited(backbone, ancestors):
-        return _train(backbone, rows, test, config, next(iter(ancestors), None), max_bytes, progress or Silent(), run)
+        parent = next(iter(ancestors), None)
+        return _train(backbone, rows, test, config, parent, adapt_to, max_bytes, progress or Silent(), run)
 
 
 def _train(
@@ -125,6 +129,7 @@ def _train(
     test: Dataset | None,
     config: TrainingConfig,
     parent: Artifact | None,
+    adapt_to: Dataset | None,
     max_bytes: int | None,
     progress: Progress,
     run: Run,
@@ -139,10 +144,11 @@ def _train(
         report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=max_length, test=test)
         report.raise_for_errors()
         prepared = prepare_rows(rows, test, config)
+        domain = None if adapt_to is None else Domain.of(adapt_to, rows, prepared, progress)
         if max_bytes is not None:
             config, chosen = within_budget(backbone, config, labels=prepared.label_names, most_bytes=max_bytes)
             progress.note(f"to keep the budget: {chosen}")
-        run.begin(identity_of(backbone, rows, test, config, parent), progress.note)
+        run.begin(identity_of(backbone, rows, test, config, parent, adapt_to), progress.note)
 
     def advance(steps: int) -> None:
         run.stop_if_asked()
@@ -169,7 +175,7 @@ def _train(
     with clock.stage("strategy"):
         run.stop_if_asked()
         task = Task(backbone, prepared, features.numpy(), probe, config, max_length)
-        candidate = choose(task, progress=progress, run=run)
+        candidate = (domain.adapt if domain else choose)(task, progress=progress, run=run)
         if parent is not None:
             candidate = _as_child(candidate, probe, parent, features, prepared)
     with clock.stage("judge"):
@@ -179,10 +185,11 @@ def _train(
             candidate,
             labels=prepared.label_names,
             dataset=_record(rows, prepared, candidate),
-            warnings=(*report.warnings, *few_bits(backbone, progress)),
+            warnings=(*report.warnings, *(domain.warnings if domain else ()), *few_bits(backbone, progress)),
             max_length=max_length,
             config=config,
             parent=parent,
+            adaptation=domain.record if domain else None,
         )
         artifact, evaluation = _judged(backbone, draft, probe, prepared, config, progress, parent)
         if config.forgetting.keeps_fisher:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from graftwork.data.findings import Finding
 from graftwork.errors import SettingsInvalid
 from graftwork.training.checkpoint import Checkpoint
 from graftwork.training.config import FineTuningSettings
+from graftwork.training.domains.unfreezing import lowest_trained
 from graftwork.training.history import History, Judged
 from graftwork.training.objective import Objective
 from graftwork.training.precision import accelerator_for
@@ -26,6 +28,9 @@ from graftwork.training.sharding import sharded
 from graftwork.training.start import Rows, Start
 from graftwork.training.transfer import Compared, diverged, negative_transfer
 from graftwork.training.tuner import Diverged, Tuner
+
+if TYPE_CHECKING:
+    from graftwork.training.domains.game import DomainGame
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ def fine_tune(
             objective=objective,
             accelerator=accelerator,
             note=progress.note,
+            game=start.game,
             anchor=start.anchor,
         )
         loop = _Loop(
@@ -120,6 +126,8 @@ def fine_tune(
             progress=progress,
             run=run or Run(),
             stage=stage,
+            lowest=_unfreezing(start),
+            game=start.game,
         )
         return loop.run_to_the_end()
 
@@ -143,6 +151,8 @@ class _Loop:
         progress: Progress,
         run: Run,
         stage: str,
+        lowest: Callable[[int], int] | None,
+        game: DomainGame | None,
     ) -> None:
         self._tuner = tuner
         self._objective = objective
@@ -157,6 +167,8 @@ class _Loop:
         self._progress = progress
         self._run = run
         self._name = stage
+        self._lowest = lowest
+        self._game = game
         keeping = run if settings.sharding == "none" else Run()
         self._stage = keeping.stage(stage, steps=settings.checkpoint_steps, seconds=settings.checkpoint_seconds)
         self._history = History()
@@ -184,7 +196,7 @@ class _Loop:
         tuner.restore(self._best)
         if self._stage.due(tuner.steps, handy=True):
             self._stage.save(tuner.steps, self._checkpoint)
-        best = self._history.best
+        best = self._kept()
         weight, bias = tuner.head_of(self._best)
         return FineTuned(
             weight=weight.cpu(),
@@ -195,7 +207,7 @@ class _Loop:
             best_step=best.step,
             epochs=self._epoch_of(tuner.steps),
             steps=tuner.steps,
-            warnings=tuple(self._warnings),
+            warnings=(*self._warnings, *self._game_warnings()),
             judged=tuple(self._history.judged),
         )
 
@@ -205,11 +217,14 @@ class _Loop:
         if epoch + 1 != self._epoch:
             self._epoch = epoch + 1
             self._batches = self._train.batches(self._settings.batch_size, seed=self._seed, epoch=self._epoch)
+            if self._lowest is not None:
+                tuner.train_from(self._lowest(self._epoch))
         rows = self._batches[place]
         step = tuner.step(self._train.activations, rows, self._train.targets[rows])
         self._run.stepped()
         penalty = {} if step.penalty is None else {"penalty": step.penalty}
-        self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm, **penalty)
+        played = self._game.measured() if self._game is not None else {}
+        self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm, **penalty, **played)
         if self._stage.due(tuner.steps):
             self._stage.save(tuner.steps, self._checkpoint)
         self._stop_if_asked()
@@ -236,12 +251,25 @@ class _Loop:
         history.judged.append(Judged(tuner.steps, self._epoch_of(tuner.steps), loss, accuracy, below, by_task))
         self._measured(validation_loss=loss, validation_accuracy=accuracy, **_named(by_task))
         self._progress.advance(0, validation_loss=loss, validation_accuracy=accuracy)
-        if history.best is history.last:
+        if self._kept() is history.last:
             self._best, self._best_logits = tuner.values(), logits.cpu()
-        self._finished = tuner.steps == self._total_steps or history.stalled(self._settings.patience)
+        stalled = self._game is None and history.stalled(self._settings.patience)
+        self._finished = tuner.steps == self._total_steps or stalled
         self._warn_of_negative_transfer()
         if not self._finished and self._stage.due(tuner.steps, handy=True):
             self._stage.save(tuner.steps, self._checkpoint)
+
+    def _kept(self) -> Judged:
+        """The evaluation whose state is kept: the best; in a game, which labelled rows cannot judge, the last."""
+        if self._game is None:
+            return self._history.best
+        return next(one for one in reversed(self._history.judged) if math.isfinite(one.loss))
+
+    def _game_warnings(self) -> list[Finding]:
+        found = self._game.findings() if self._game is not None else []
+        for warning in found:
+            self._progress.note(f"warning: {warning.message}. {warning.remedy}")
+        return found
 
     def _begin(self, logits: Tensor, loss: float, accuracy: float, by_task: dict[str, float]) -> None:
         """The baseline before the first step: the majority class, and the probe it starts from."""
@@ -333,6 +361,8 @@ class _Loop:
         self._baseline = self._compared_with(self._start_logits)
         if self._finished:
             self._tuner.steps = state["steps"]
+            if self._game is not None:
+                self._game.load(state["game"])
         else:
             self._tuner.load(found)
         RandomState(_under("random.", tensors), state["random"]).restore(self._device)
@@ -346,6 +376,14 @@ class _Loop:
                 "the checkpoint was made over other activations of the trunk",
                 remedy="Train from the beginning, without --resume.",
             )
+
+
+def _unfreezing(start: Start) -> Callable[[int], int] | None:
+    """The lowest layer that is trained in an epoch; None when all are in each."""
+    if not start.unfreezing:
+        return None
+    epochs, layers, first = start.settings.epochs, start.backbone.num_layers, start.attachment.split
+    return lambda epoch: lowest_trained(epoch, epochs=epochs, layers=layers, first=first)
 
 
 def _named(by_task: dict[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from graftwork import __version__
 from graftwork.registry.artifact import HEAD, Artifact
-from graftwork.registry.manifest import DatasetRecord, FileEntry, Manifest
+from graftwork.registry.manifest import AdaptationRecord, DatasetRecord, FileEntry, Manifest
 from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import DECIDING
 
@@ -35,6 +35,7 @@ def package(
     config: TrainingConfig,
     parent: Artifact | None = None,
     continues: Artifact | None = None,
+    adaptation: AdaptationRecord | None = None,
 ) -> Artifact:
     """Build the artifact of a trained adapter, not judged yet.
 
@@ -48,6 +49,7 @@ def package(
         config: the resolved settings.
         parent: the adapter it was trained on top of.
         continues: the version it went on from.
+        adaptation: how it was adapted to unlabelled rows.
     """
     head = {
         "head.weight": torch.from_numpy(np.ascontiguousarray(candidate.weight, dtype=np.float32)),
@@ -85,6 +87,7 @@ def package(
         dataset=dataset,
         warnings=(*warnings, *candidate.warnings),
         decision=candidate.decision,
+        adaptation=adaptation,
         settings=settings,
         seed=config.seed,
         packages=packages,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from graftwork.registry.tasks import TaskColumns
     from graftwork.training.activations import Activations
     from graftwork.training.config import FineTuningSettings
+    from graftwork.training.domains.game import DomainGame
     from graftwork.training.protection import Anchor
     from graftwork.training.sampling import TaskSampling
 
@@ -89,6 +90,8 @@ class Start:
         settings: of the optimizer and the batches.
         seed: decides the order of rows and dropout.
         class_weights: weight of each class in the loss, float32 `[classes]`; None for one each.
+        unfreezing: train the upper layers first, and one group of layers more each epoch.
+        game: against a classifier of domains, None without one; such a run is not stopped and ends where it ends.
         anchor: of the penalty that pulls everything that is trained towards this start; None for none.
         tasks: which classes are whose, of several tasks; they are told apart in the loss.
         own_objective: what is minimised instead of the cross-entropy of classes.
@@ -103,6 +106,8 @@ class Start:
     settings: FineTuningSettings
     seed: int
     class_weights: NDArray[np.float32] | None = None
+    unfreezing: bool = False
+    game: DomainGame | None = None
     anchor: Anchor | None = None
     tasks: tuple[TaskColumns, ...] = ()
     own_objective: Objective | None = None

@@ -14,6 +14,8 @@ from graftwork.training.rate_finder import find_rate
 from graftwork.training.splits import find_split, wants_split
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
 _START_WAS_BEST = "as asked for, but no epoch was better on the validation rows than the probe's head it started from"
 
 
-def tuned_candidate(name: str, task: Task, *, progress: Progress, run: Run) -> Candidate:
+def tuned_candidate(
+    name: str,
+    task: Task,
+    *,
+    progress: Progress,
+    run: Run,
+    change: Callable[[Start, float], Start] | None = None,
+    stage: str | None = None,
+) -> Candidate:
     """A strategy's delta, trained from the probe, and calibrated as it will be stored.
 
     Args:
@@ -34,6 +44,8 @@ def tuned_candidate(name: str, task: Task, *, progress: Progress, run: Run) -> C
         task: what it is made from.
         progress: told of stages and steps.
         run: where checkpoints and measurements go.
+        change: what is done to the start before training, given the highest rate; nothing by default.
+        stage: name of this part of the run; the strategy's by default.
 
     Raises:
         SettingsInvalid: if the settings do not fit, or the loss stops being finite before there was a good state.
@@ -47,7 +59,9 @@ def tuned_candidate(name: str, task: Task, *, progress: Progress, run: Run) -> C
         if rate == "auto":
             rate = find_rate(start, progress=progress).rate
             progress.note(f"learning rate found: {rate:g}")
-        tuned = fine_tune(start, learning_rate=rate, progress=progress, run=run, stage=name)
+        if change is not None:
+            start = change(start, rate)  # noqa: PLW2901 - the same delta in place
+        tuned = fine_tune(start, learning_rate=rate, progress=progress, run=run, stage=stage or name)
         logits, stored = as_stored(start, tuned, progress)
         delta = start.attachment.delta()
     sayings = [text for text in (split.told() if split else "", stored) if text]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from graftwork.adaptation.strategy import Attachment
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.training.config import FineTuningSettings
+    from graftwork.training.domains.game import DomainGame
     from graftwork.training.protection import Anchor
 
 
@@ -77,6 +78,7 @@ class Tuner:
         objective: what is minimised.
         accelerator: device and precision.
         note: told when memory does not suffice.
+        game: against a classifier of domains, trained beside the head.
         anchor: of the penalty towards the start; None for none.
 
     Attributes:
@@ -98,6 +100,7 @@ class Tuner:
         objective: Objective,
         accelerator: Accelerator,
         note: Callable[[str], None],
+        game: DomainGame | None = None,
         anchor: Anchor | None = None,
     ) -> None:
         self._backbone = backbone
@@ -108,9 +111,12 @@ class Tuner:
         self._accelerator = accelerator
         self._note = note
         self._head = _head(weight, bias).to(backbone.device)
-        head = list(self._head.parameters())
+        self._game = game
+        head = [*(game.parameters() if game is not None else ()), *self._head.parameters()]
         self.processes = processes()
-        self.parameters = list({id(p): p for p in [*attachment.parameters(), *head]}.values())
+        adapted = attachment.parameters()
+        self._depths = list(zip(adapted, attachment.depths(), strict=True))
+        self.parameters = list({id(p): p for p in [*adapted, *head]}.values())
         groups = parameter_groups(
             attachment, head, layers=backbone.num_layers, settings=settings, learning_rate=learning_rate
         )
@@ -153,7 +159,14 @@ class Tuner:
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.steps += 1
+        if self._game is not None:
+            self._game.step_done()
         return Step(loss, norm, rate, penalty)
+
+    def train_from(self, layer: int) -> None:
+        """Train this layer, those above it and the head from here on, and leave the layers below as they are."""
+        for parameter, depth in self._depths:
+            parameter.requires_grad_(depth >= layer)
 
     def logits(self, activations: Activations, between: Callable[[], None]) -> Tensor:
         """Logits `[rows, classes]` of every row, in order, float32, without gradients.
@@ -202,6 +215,8 @@ class Tuner:
             "micro_batch": self._micro,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
+        if self._game is not None:
+            state["game"] = self._game.state()
         return Checkpoint(tensors, state)
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -220,6 +235,8 @@ class Tuner:
         self._micro = state["micro_batch"]
         if state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
+        if self._game is not None:
+            self._game.load(state["game"])
 
     def _set_rate(self) -> float:
         factor = self._rate(self.steps)
@@ -288,13 +305,19 @@ class Tuner:
     def _accumulate(self, activations: Activations, rows: list[int], targets: Tensor) -> float:
         whole = self._objective.weight_of(targets)
         total = 0.0
+        if self._game is not None:
+            self._game.begin_step(self.steps, rows=len(rows))
         self._attachment.train(True)
         try:
             for places in micro_batches(self.processes.share(range(len(rows))), self._micro):
                 with self._accelerator.autocast():
-                    logits = self._logits(activations, [rows[place] for place in places])
+                    vectors = activations.vectors([rows[place] for place in places], self._attachment)
+                    logits = self._head(vectors)
+                    played = self._game.loss(vectors, places) if self._game is not None else None
                 loss = self._objective.total(logits, targets[places]) / whole
                 total += float(loss.detach())
+                if played is not None:
+                    loss = loss + played
                 self._accelerator.backward(loss)
             if self._sharded:
                 self._keep_company(activations, rows)

@@ -1,0 +1,1 @@
+"""Adapting to a domain of which there are rows without labels."""
