@@ -2,8 +2,8 @@
 
 The encoder of whisper-base on windows of three seconds, frozen (feature extraction) against adapted (LoRA), beside what
 the most frequent class alone would score. Each seed draws its own training rows; the test recordings are of other
-captions. What is measured is kept, so that a run that was stopped goes on. `--zeros` fills windows with silence, as
-Whisper's own preprocessing does, in place of repeating the recording.
+captions. What is measured is kept, so that a run that was stopped goes on. `--repeat` fills windows by repeating the
+recording, in place of the silence that Whisper was pretrained with.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def measure(backbone: Backbone, way: str, seed: int, train_rows: int, test: Data
     return Outcome(way, seed, train_rows, len(test), right, sum(map(len, artifact.files.values())))
 
 
-def fill_with_zeros(backbone: Backbone) -> None:
-    """Let the reader of a backbone put silence behind a recording."""
+def fill_with_repeats(backbone: Backbone) -> None:
+    """Let the reader of a backbone repeat a recording until its window is full (CLAP's `repeatpad`, arXiv 2211.06687)."""
     from graftwork.backbones.sounds import SoundReader
     from graftwork.data.recordings import open_recording
 
@@ -74,10 +74,9 @@ def fill_with_zeros(backbone: Backbone) -> None:
     extractor = reader.extractor
 
     def prepare(media: Media) -> NDArray[np.float32]:
-        samples = open_recording(media, extractor.sampling_rate)
-        features: NDArray[np.float32] = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")[
-            "input_features"
-        ][0]
+        rate = extractor.sampling_rate
+        samples = np.resize(open_recording(media, rate), extractor.n_samples)
+        features: NDArray[np.float32] = extractor(samples, sampling_rate=rate, return_tensors="np")["input_features"][0]
         return features
 
     setattr(reader, "prepare", prepare)  # noqa: B010 - a method is replaced on purpose
@@ -132,7 +131,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=600, help="rows")
     parser.add_argument("--test", type=int, default=400, help="rows")
     parser.add_argument("--ways", nargs="+", choices=_WAYS, default=list(_WAYS))
-    parser.add_argument("--zeros", action="store_true", help="fill windows with silence")
+    parser.add_argument("--repeat", action="store_true", help="fill windows by repeating the recording")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     asked = parser.parse_args()
     from graftwork.backbones.inspect import inspect_model
@@ -147,9 +146,9 @@ def main() -> None:
             metadata=found.metadata,
             dtype="float32",
         )
-    if asked.zeros:
-        fill_with_zeros(backbone)
-    kept = _CACHE / "bench" / f"speech-{found.fingerprint[:12]}{'-zeros' * asked.zeros}.jsonl"
+    if asked.repeat:
+        fill_with_repeats(backbone)
+    kept = _CACHE / "bench" / f"speech-{found.fingerprint[:12]}{'-repeat' * asked.repeat}.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
     test = drawn(_rows("test"), asked.test, 0)
     outcomes = [one for one in _kept(kept) if (one.train, one.test) == (asked.train, len(test))]
@@ -163,7 +162,7 @@ def main() -> None:
                     file.write(json.dumps(asdict(outcomes[-1])) + "\n")
     seeds = " ".join(map(str, asked.seeds))
     line = (
-        f"--window {asked.window} --train {asked.train} --test {asked.test} --seeds {seeds}{' --zeros' * asked.zeros}"
+        f"--window {asked.window} --train {asked.train} --test {asked.test} --seeds {seeds}{' --repeat' * asked.repeat}"
     )
     print(f"\n{describe()}\npython -m benchmarks.speech {line}\n")
     print_outcomes([one for one in outcomes if one.seed in asked.seeds], test)

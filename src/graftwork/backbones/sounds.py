@@ -24,8 +24,8 @@ _REMEDY = "Write the preprocessor_config.json of Whisper; chunk_length is the wi
 class SoundReader(MediaReader):
     """Makes recordings ready for a network.
 
-    All rows have one length: what is longer than the window is cut, what is shorter is repeated until it fills it (as
-    CLAP's `repeatpad`, arXiv 2211.06687), so that every place is sound and nothing needs a mask.
+    All rows have one length: what is longer than the window is cut, silence is put behind what is shorter, as in Whisper's
+    pretraining. Its encoder has no mask, and the places of the silence are pooled like all others.
 
     Args:
         extractor: transformers' `WhisperFeatureExtractor`; its `chunk_length` is the window in seconds.
@@ -41,11 +41,10 @@ class SoundReader(MediaReader):
 
     def prepare(self, media: Media) -> Values:
         """Log-mel spectrogram, float32 `[mels, frames]`. Raises as `open_recording`."""
-        rate, window = self.extractor.sampling_rate, self.extractor.n_samples
+        rate = self.extractor.sampling_rate
         # A rate that differs gives a sample more or less.
         samples = open_recording(media, rate, seconds=self.extractor.chunk_length + 0.1)
-        filled = np.resize(samples, window)
-        features: Values = self.extractor(filled, sampling_rate=rate, return_tensors="np")["input_features"][0]
+        features: Values = self.extractor(samples, sampling_rate=rate, return_tensors="np")["input_features"][0]
         return features.astype(np.float32)
 
     def scale(self, prepared: Tensor) -> Tensor:
