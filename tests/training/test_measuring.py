@@ -95,15 +95,22 @@ def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
     bert: Backbone, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = references(bert, trained, tmp_path)
+    monkeypatch.setattr("graftwork.training.references.RATES", (1e-4, 1e-3))
+    whole = [made._made("scratch", made.rows, made._config("scratch", 0, rate)) for rate in (1e-4, 1e-3)]
+    chosen = made.run("scratch")
+    assert chosen is not None
+    assert chosen.loss == min(one.loss for one in whole if one is not None)
+    before = set(tmp_path.iterdir())
+    assert len(before) == 2
     first = made.run("scratch", count=60, draw=1)
     assert first is not None
-    (kept,) = tmp_path.iterdir()
+    (kept,) = set(tmp_path.iterdir()) - before
     monkeypatch.setattr("graftwork.training.references.train", None)
     second = made.run("scratch", count=60, draw=1)
     assert second is not None
     assert second.seconds == first.seconds
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
-    monkeypatch.undo()
+    monkeypatch.setattr("graftwork.training.references.train", train)
     kept.write_bytes(b'{"probabilities": [[0.5')
     third = made.run("scratch", count=60, draw=1)
     assert third is not None
@@ -118,6 +125,7 @@ def test_the_report_has_every_reference_and_the_curves_end_at_all_rows(
 ) -> None:
     monkeypatch.setattr("graftwork.training.measuring.SHARES", (0.5,))
     monkeypatch.setattr("graftwork.training.references._MOST_EPOCHS", 5)
+    monkeypatch.setattr("graftwork.training.references.RATES", (1e-3,))
     judged = split_again(trained.artifact.manifest, ROWS, None)
     before = bert.embed(["the fox"]).clone()
     found = measure_transfer(bert, trained.artifact, judged, seconds=2.0, draws=1, folder=tmp_path)

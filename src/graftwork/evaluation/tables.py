@@ -176,7 +176,7 @@ def transfer_table(report: TransferReport, *, name: str = "this adapter") -> Tab
             percent(one.accuracy),
             f"{one.ratio.value:.2f} [{one.ratio.low:.2f}, {one.ratio.high:.2f}]",
             _signed_percent(one.difference.difference),
-            f"{one.p_value:.2g}",
+            f"{one.p_value:.2g}" if one.p_value else "< 1e-6",
             one.verdict,
             f"{one.seconds:.1f} s" + (f" ({one.times_faster:.1f} x)" if one.times_faster is not None else ""),
         )

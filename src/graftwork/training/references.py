@@ -25,12 +25,14 @@ from graftwork.backbones.scratch import scratch_backbone
 from graftwork.data.similar import near_duplicate_groups
 from graftwork.data.split import split_dataset
 from graftwork.errors import DataRejected
+from graftwork.evaluation.metrics import log_losses
 from graftwork.evaluation.transfer import ReferenceRun
 from graftwork.registry.durable import write_file
 from graftwork.training.identity import identity_of
 from graftwork.training.job import train
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.randomness import own_randomness
+from graftwork.training.rows import prepare_rows
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import Backbone
@@ -43,6 +45,17 @@ Kind = Literal["transfer", "probe", "scratch", "scratch until it stops"]
 _PATIENCE = 4  # evaluations without improvement after which training from scratch is taken to have stopped
 _MOST_EPOCHS = 40
 _NO_START = 1e6  # a penalty that leaves a head nothing but the share of each class
+RATES = (3e-5, 1e-4, 3e-4)
+"""Learning rates that training from scratch has the choice of. A range test finds rates at which a network that knows
+nothing falls at once, and at which a transformer then stays with the most frequent class."""
+
+
+@dataclass(frozen=True)
+class _Made(ReferenceRun):
+    """With what the choice of a rate needs: the loss on the validation rows, and the rate."""
+
+    loss: float
+    learning_rate: float | None
 
 
 @dataclass(frozen=True)
@@ -69,12 +82,13 @@ class References:
     folder: Path | None = None
     progress: Progress = field(default_factory=Silent)
 
-    def run(self, kind: Kind, *, count: int | None = None, draw: int = 0) -> ReferenceRun | None:
+    def run(self, kind: Kind, *, count: int | None = None, draw: int = 0) -> _Made | None:
         """Make a reference, or take the one that is kept; None when so few rows cannot be trained on.
 
         Training from scratch has the adapter's architecture with random weights, all of them trained, in as many epochs
-        as the adapter may have, or (`scratch until it stops`) until the validation loss no longer falls; its head
-        begins with the share of each class, its learning rate is looked for (Smith, arXiv 1506.01186).
+        as the adapter may have, or (`scratch until it stops`) until the validation loss no longer falls. Its head
+        begins with the share of each class; its learning rate is the one of `RATES` with the best validation loss when
+        there are all rows. The seconds are those of training with that rate alone.
 
         Args:
             kind: what to train: the adapter's own strategy, the probe, or from scratch.
@@ -84,20 +98,40 @@ class References:
         Raises:
             StorageError: if it cannot be kept.
         """
-        config = self._config(kind, draw)
         rows = self.rows if count is None or count >= len(self.rows) else self._drawn(count, draw)
+        if not kind.startswith("scratch"):
+            run = self._made(kind, rows, self._config(kind, draw))
+        elif kind == "scratch" and rows is self.rows:
+            made = [self._made(kind, rows, self._config(kind, draw, rate)) for rate in RATES]
+            run = min((one for one in made if one is not None), key=lambda one: one.loss, default=None)
+        else:
+            whole = self.run("scratch")
+            rate = whole.learning_rate if whole is not None else RATES[0]
+            run = self._made(kind, rows, self._config(kind, draw, rate))
+        return run
+
+    def _made(self, kind: Kind, rows: Dataset, config: TrainingConfig) -> _Made | None:
+        """A reference with its settings, made or kept."""
         scratch = kind.startswith("scratch")
         identity = identity_of(self.backbone, rows, self.test, config) | {"reference": "scratch" if scratch else "base"}
         kept = self._kept(identity)
         if kept is not None:
             return kept
-        self.progress.note(f"{kind}, {len(rows)} rows" + (f", draw {draw + 1}" if count is not None else ""))
+        rate = config.fine_tuning.learning_rate
+        self.progress.note(f"{kind}, {len(rows)} rows" + (f", learning rate {rate:g}" if scratch else ""))
         began = time.perf_counter()
         try:
-            made = self._train(rows, config, scratch=scratch)
+            artifact, backbone = self._trained(rows, config, scratch=scratch)
         except DataRejected:
             return None
-        run = ReferenceRun(made, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self.progress.stage("asking it about the test rows", len(self.test))
+        run = _Made(
+            self.answers(backbone, artifact, self.test.texts),
+            seconds,
+            loss=self._validation_loss(backbone, artifact, rows, config) if scratch else 0.0,
+            learning_rate=rate if isinstance(rate, float) else None,
+        )
         self._keep(identity, run)
         return run
 
@@ -110,18 +144,17 @@ class References:
         all_labels[:, columns] = own
         return all_labels
 
-    def _config(self, kind: Kind, draw: int) -> TrainingConfig:
+    def _config(self, kind: Kind, draw: int, rate: float | None = None) -> TrainingConfig:
         seed = (self.config.seed + draw) % 2**32
         changes: dict[str, Any] = {"seed": seed, "strategy": self.strategy}
         if kind == "probe":
             changes["strategy"] = "feature-extraction"
         elif kind.startswith("scratch"):
-            tuning = {"learning_rate": "auto", "layer_decay": 1.0}
+            tuning: dict[str, Any] = {"learning_rate": rate, "layer_decay": 1.0}
             if kind == "scratch until it stops":
                 tuning |= {"epochs": _MOST_EPOCHS, "patience": _PATIENCE, "schedule": "constant"}
             else:
                 tuning |= {"patience": self.config.fine_tuning.epochs}
-            # A head fitted to random features is where the loss is least at once: no rate would be found from there.
             plain = self.config.feature_extraction.model_copy(update={"penalties": (_NO_START,)})
             changes |= {
                 "strategy": "full",
@@ -139,14 +172,19 @@ class References:
         )
         return self.rows.select(chosen)
 
-    def _train(self, rows: Dataset, config: TrainingConfig, *, scratch: bool) -> NDArray[np.float64]:
+    def _trained(self, rows: Dataset, config: TrainingConfig, *, scratch: bool) -> tuple[Artifact, Backbone]:
         backbone = self.backbone
         if scratch:
             with own_randomness(config.seed, backbone.device):
                 backbone = scratch_backbone(backbone)
-        trained = train(backbone, rows, test=self.test, config=config, progress=self.progress)
-        self.progress.stage("asking it about the test rows", len(self.test))
-        return self.answers(backbone, trained.artifact, self.test.texts)
+        return train(backbone, rows, test=self.test, config=config, progress=self.progress).artifact, backbone
+
+    def _validation_loss(self, backbone: Backbone, artifact: Artifact, rows: Dataset, config: TrainingConfig) -> float:
+        prepared = prepare_rows(rows, self.test, config)
+        validation = prepared.rows.select(prepared.validation)
+        answers = self.answers(backbone, artifact, validation.texts)
+        truth = np.array([self.labels.index(label) for label in validation.labels], dtype=np.int64)
+        return float(log_losses(answers, truth).mean())
 
     def _path(self, identity: dict[str, str]) -> Path | None:
         if self.folder is None:
@@ -154,20 +192,31 @@ class References:
         content = json.dumps([identity, self.labels], sort_keys=True).encode()
         return self.folder / f"{hashlib.sha256(content).hexdigest()}.json"
 
-    def _kept(self, identity: dict[str, str]) -> ReferenceRun | None:
+    def _kept(self, identity: dict[str, str]) -> _Made | None:
         path = self._path(identity)
         if path is None or not path.exists():
             return None
         try:
             content = json.loads(path.read_bytes())
-            found = ReferenceRun(np.array(content["probabilities"], dtype=np.float64), float(content["seconds"]))
+            found = _Made(
+                np.array(content["probabilities"], dtype=np.float64),
+                float(content["seconds"]),
+                loss=float(content["loss"]),
+                learning_rate=content["learning_rate"],
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None  # damaged: it is made again
         usable = found.probabilities.shape == (len(self.test), len(self.labels)) and math.isfinite(found.seconds)
         return found if usable else None
 
-    def _keep(self, identity: dict[str, str], run: ReferenceRun) -> None:
+    def _keep(self, identity: dict[str, str], run: _Made) -> None:
         path = self._path(identity)
         if path is not None:
-            content = {"identity": identity, "seconds": run.seconds, "probabilities": run.probabilities.tolist()}
+            content = {
+                "identity": identity,
+                "seconds": run.seconds,
+                "loss": run.loss,
+                "learning_rate": run.learning_rate,
+                "probabilities": run.probabilities.tolist(),
+            }
             write_file(path, [json.dumps(content).encode()], staging=path.parent)
