@@ -65,7 +65,7 @@ def measure(backbone: Backbone, way: str, seed: int, train_rows: int, test: Data
 
 
 def fill_with_repeats(backbone: Backbone) -> None:
-    """Let the reader of a backbone repeat a recording until its window is full (CLAP's `repeatpad`, arXiv 2211.06687)."""
+    """Let a backbone's reader repeat a recording until its window is full (CLAP's `repeatpad`, arXiv 2211.06687)."""
     from graftwork.backbones.sounds import SoundReader
     from graftwork.data.recordings import open_recording
 

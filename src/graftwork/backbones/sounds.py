@@ -24,8 +24,8 @@ _REMEDY = "Write the preprocessor_config.json of Whisper; chunk_length is the wi
 class SoundReader(MediaReader):
     """Makes recordings ready for a network.
 
-    All rows have one length: what is longer than the window is cut, silence is put behind what is shorter, as in Whisper's
-    pretraining. Its encoder has no mask, and the places of the silence are pooled like all others.
+    All rows have one length: what is longer than the window is cut, silence is put behind what is shorter, as in
+    Whisper's pretraining. Its encoder has no mask, and the places of the silence are pooled like all others.
 
     Args:
         extractor: transformers' `WhisperFeatureExtractor`; its `chunk_length` is the window in seconds.
