@@ -125,10 +125,17 @@ def test_the_version_is_said_once() -> None:
 def test_what_the_package_offers() -> None:
     assert {name: getattr(graftwork, name).__module__ for name in graftwork.__all__[:-1]} == {
         "Client": "graftwork.client",
+        "AudioClassifier": "graftwork.classifier",
         "ImageClassifier": "graftwork.classifier",
         "TextClassifier": "graftwork.classifier",
     }
-    assert sorted(graftwork.__all__) == ["Client", "ImageClassifier", "TextClassifier", "__version__"]
+    assert sorted(graftwork.__all__) == [
+        "AudioClassifier",
+        "Client",
+        "ImageClassifier",
+        "TextClassifier",
+        "__version__",
+    ]
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         graftwork.Nonsense  # noqa: B018 - reading it is the test
 

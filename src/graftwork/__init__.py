@@ -6,13 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from graftwork.classifier import ImageClassifier, TextClassifier
+    from graftwork.classifier import AudioClassifier, ImageClassifier, TextClassifier
     from graftwork.client import Client
 
 __version__ = "0.1.0"
-__all__ = ["Client", "ImageClassifier", "TextClassifier", "__version__"]
+__all__ = ["AudioClassifier", "Client", "ImageClassifier", "TextClassifier", "__version__"]
 
 _HOMES = {
+    "AudioClassifier": "graftwork.classifier",
     "ImageClassifier": "graftwork.classifier",
     "TextClassifier": "graftwork.classifier",
     "Client": "graftwork.client",

@@ -1,4 +1,4 @@
-"""Classifiers of texts and of pictures with scikit-learn's interface."""
+"""Classifiers of texts, of pictures and of recordings with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graftwork.adaptation.inference import adapted_features, head_logits, probab
 from graftwork.backbones.inspect import inspect_model
 from graftwork.backbones.load import load_backbone
 from graftwork.data.dataset import Dataset
-from graftwork.data.media import Media
+from graftwork.data.media import Media, Modality
 from graftwork.data.unlabelled import unlabelled
 from graftwork.errors import DataRejected, Problem, SettingsInvalid
 from graftwork.settings import Settings, load_settings
@@ -193,6 +193,8 @@ class ImageClassifier(TextClassifier):
         array(['broken'], dtype='<U6')
     """
 
+    _modality: Modality = "image"
+
     def __sklearn_tags__(self) -> Any:
         """Say that the input is neither texts nor numbers."""
         tags = super().__sklearn_tags__()
@@ -200,36 +202,59 @@ class ImageClassifier(TextClassifier):
         return tags
 
     def _inputs(self, X: Inputs) -> Sequence[str]:  # noqa: N803
-        """Media of pictures.
+        """Media of the kind that the class is for.
 
         Raises:
-            DataRejected: with every row that is no picture, or cannot be read.
+            DataRejected: with every row that is none, or cannot be read.
         """
-        from graftwork.data.images import what_is_wrong
+        from graftwork.data.kinds import kind_of
 
+        one, several, given_as = _CALLED[self._modality]
         if isinstance(X, (str, bytes, Path)):
-            raise DataRejected("X is one picture", remedy="Give a list of pictures, even of one.")
+            raise DataRejected(f"X is one {one}", remedy=f"Give a list of {several}, even of one.")
+        kind = kind_of(self._modality)
         found: list[Media] = []
         problems = []
         for row, given in enumerate(cast(Sequence[Any], X), start=1):
             try:
-                media = _picture(given, row)
-                wrong = what_is_wrong(media)
+                media = _media(given, row, self._modality)
+                wrong = kind.what_is_wrong(media)
             except OSError as error:
                 wrong = f"{given}: {error.strerror}"
             except TypeError:
-                wrong = f"is {type(given).__name__}, and no path, bytes or Pillow image"
+                wrong = f"is {type(given).__name__}, and no {given_as}"
             if wrong:
                 problems.append(Problem(f"X, row {row}", wrong))
             else:
                 found.append(media)
         if problems:
-            raise DataRejected("some rows are no pictures", problems=problems[:20], remedy="Leave them out.")
+            raise DataRejected(f"some rows are no {several}", problems=problems[:20], remedy="Leave them out.")
         return found
 
 
-def _picture(given: Any, row: int) -> Media:
-    """A picture from a path, the bytes of a file, or what Pillow or NumPy hold.
+class AudioClassifier(ImageClassifier):
+    """Adapt a pretrained speech encoder to labelled recordings: the sibling of `ImageClassifier`.
+
+    A recording is a path or the bytes of a file.
+
+    Example:
+        >>> from graftwork import AudioClassifier
+        >>> spoken = AudioClassifier(base="whisper").fit(["a.ogg", "b.ogg"], ["de", "fr"])   # doctest: +SKIP
+        >>> spoken.predict([Path("c.ogg").read_bytes()])                                     # doctest: +SKIP
+        array(['fr'], dtype='<U2')
+    """
+
+    _modality: Modality = "audio"
+
+
+_CALLED: dict[Modality, tuple[str, str, str]] = {
+    "image": ("picture", "pictures", "path, bytes or Pillow image"),
+    "audio": ("recording", "recordings", "path or bytes"),
+}
+
+
+def _media(given: Any, row: int, modality: Modality) -> Media:
+    """A picture or a recording from a path or the bytes of a file; a picture from what Pillow holds, too.
 
     Raises:
         OSError: if the file cannot be read.
@@ -238,10 +263,10 @@ def _picture(given: Any, row: int) -> Media:
     if isinstance(given, Media):
         return given
     if isinstance(given, (str, os.PathLike)):
-        return Media.of_file(Path(given), "image")
+        return Media.of_file(Path(given), modality)
     if isinstance(given, (bytes, bytearray)):
-        return Media.of_bytes(bytes(given), "image", name=f"row {row}")
-    if not hasattr(given, "save"):
+        return Media.of_bytes(bytes(given), modality, name=f"row {row}")
+    if modality != "image" or not hasattr(given, "save"):
         raise TypeError
     data = io.BytesIO()
     given.save(data, format="PNG")

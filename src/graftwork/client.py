@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Inputs = str | bytes | Sequence[str | bytes]
-"""A text or the bytes of an image's file, or several."""
+"""A text or the bytes of a file of an image or a recording, or several."""
 
 _START = "Start it with: graft serve"
 
@@ -184,11 +184,11 @@ class Client:
     def classify(
         self, model: str, inputs: Inputs, top_k: int | None = None, *, task: str | None = None
     ) -> Classifications:
-        """Classify texts, or images given as the bytes of their files.
+        """Classify texts, or images or recordings given as the bytes of their files.
 
         Args:
             model: `tenant/name`, `tenant/name@version` or `tenant/name:alias`.
-            inputs: a text or an image, or several.
+            inputs: a text, an image or a recording, or several.
             top_k: answer the best k labels only.
             task: one of the tasks of an adapter that answers several; all of them by default.
 
@@ -298,7 +298,14 @@ def _classification(result: dict[str, Any]) -> Classification:
 def _texts(inputs: Inputs) -> list[str | dict[str, str]]:
     """As the server takes them: texts as they are, files as base64."""
     each = [inputs] if isinstance(inputs, (str, bytes)) else inputs
-    return [{"image": base64.b64encode(one).decode()} if isinstance(one, bytes) else one for one in each]
+    return [{_kind(one): base64.b64encode(one).decode()} if isinstance(one, bytes) else one for one in each]
+
+
+def _kind(data: bytes) -> str:
+    """What a file holds by its first bytes: `audio` for WAV, FLAC, Ogg and MP3, else `image`."""
+    mp3 = data[:1] == b"\xff" and len(data) > 1 and data[1] & 0xE6 == 0xE2  # layer III
+    wave = data[:4] == b"RIFF" and data[8:12] == b"WAVE"  # WebP is RIFF too
+    return "audio" if mp3 or wave or data.startswith((b"fLaC", b"OggS", b"ID3")) else "image"
 
 
 def _parsed(response: httpx.Response) -> Any:

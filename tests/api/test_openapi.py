@@ -89,11 +89,11 @@ def test_examples_validate(document: dict[str, Any], shape: type[BaseModel]) -> 
         shape.model_validate(example)
 
 
-def test_inputs_are_documented_as_a_text_or_texts_or_images(document: dict[str, Any]) -> None:
+def test_inputs_are_documented_as_a_text_or_texts_or_media(document: dict[str, Any]) -> None:
     field = document["components"]["schemas"]["ClassifyRequest"]["properties"]["inputs"]
-    image = {"$ref": "#/components/schemas/ImageInput"}
-    items = {"anyOf": [{"type": "string"}, image]}
+    media = [{"$ref": f"#/components/schemas/{name}"} for name in ("ImageInput", "AudioInput")]
+    items = {"anyOf": [{"type": "string"}, *media]}
     assert field["anyOf"] == [{"type": "string"}, {"type": "array", "items": items}]
-    assert "ImageInput" in document["components"]["schemas"]
+    assert {"ImageInput", "AudioInput"} <= document["components"]["schemas"].keys()
     body = document["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
     assert body["multipart/form-data"]["schema"] == {"$ref": "#/components/schemas/ClassifyForm"}

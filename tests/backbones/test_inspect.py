@@ -117,7 +117,8 @@ def test_models_for_images_and_sound_are_recognised(
 ) -> None:
     folder = Path(shutil.copytree(saved(architecture), tmp_path / "model"))
     assert "tokenizer.json" in refusal(folder, ModelUnreadable)
-    put(folder / "preprocessor_config.json", {"size": 32})
+    settings = {"size": 32, "feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8}
+    put(folder / "preprocessor_config.json", settings | {"chunk_length": 1, "hop_length": 400})
     facts = inspect_model(folder).metadata
     assert (facts.domain, facts.layers, facts.hidden_size, facts.max_length) == (domain, LAYERS, WIDTH, positions)
     assert len(facts.freezable_layers) > LAYERS

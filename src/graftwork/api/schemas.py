@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from graftwork.api.limits import ServerLimits
-from graftwork.data.media import Media
+from graftwork.data.media import Media, Modality
 from graftwork.errors import Problem, RequestTooLarge
 
 NEWS = {"model": "acme/news@3", "digest": "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"}
@@ -36,6 +36,9 @@ PROBLEM = {
     "request_id": "9b1deb4d3b7d4bad9bdd2b0d7b3dcb6d",
 }
 SCORES = [{"label": "sport", "score": 0.93}, {"label": "business", "score": 0.05}]
+
+
+_MEDIA: tuple[Modality, ...] = ("image", "audio")
 
 
 def _text(value: str) -> str:
@@ -63,7 +66,7 @@ def _texts(value: object, info: ValidationInfo) -> object:
             f"{len(value)} texts in one request; at most {limits.inputs} are taken",
             remedy="Send them in several requests.",
         )
-    items: list[Any] = [_image(item, i, info) if isinstance(item, dict) else item for i, item in enumerate(value)]
+    items: list[Any] = [_media(item, i, info) if isinstance(item, dict) else item for i, item in enumerate(value)]
     long = [i for i, text in enumerate(items) if isinstance(text, str) and len(text) > limits.text_characters]
     if long:
         raise RequestTooLarge(
@@ -74,19 +77,22 @@ def _texts(value: object, info: ValidationInfo) -> object:
     return items
 
 
-def _image(item: dict[str, Any], index: int, info: ValidationInfo) -> object:
-    """Media of `{"image": base64}`; everything else as it is, to be refused in its place."""
-    if item.keys() != {"image"} or not isinstance(item["image"], str):
+def _media(item: dict[str, Any], index: int, info: ValidationInfo) -> object:
+    """Media of `{"image": base64}` or `{"audio": base64}`."""
+    kind: Modality | None = next((kind for kind in _MEDIA if item.keys() == {kind}), None)
+    if kind is None or not isinstance(item[kind], str):
         raise PydanticCustomError(
-            "input_type", "input {index} should be a text or an object with the one member 'image'", {"index": index}
+            "input_type",
+            "input {index} should be a text or an object with the one member 'image' or 'audio'",
+            {"index": index},
         )
     try:
-        data = base64.b64decode(item["image"], validate=True)
+        data = base64.b64decode(item[kind], validate=True)
     except ValueError as error:
         raise PydanticCustomError(
-            "image_base64", "image {index} is not base64: {why}", {"index": index, "why": str(error)}
+            f"{kind}_base64", "{kind} {index} is not base64: {why}", {"kind": kind, "index": index, "why": str(error)}
         ) from None
-    return Media.of_bytes(data, "image", name=f"#/{info.field_name}/{index}")
+    return Media.of_bytes(data, kind, name=f"#/{info.field_name}/{index}")
 
 
 def _input(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -125,9 +131,17 @@ class ImageInput(BaseModel):
     image: str = Field(description="base64 of a PNG, JPEG, GIF, WebP, BMP or TIFF file")
 
 
+class AudioInput(BaseModel):
+    """A recording in the place of a text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    audio: str = Field(description="base64 of a WAV, FLAC, Ogg or MP3 file")
+
+
 Texts = Annotated[
     list[Annotated[Text, WrapValidator(_input)]],
-    BeforeValidator(_texts, json_schema_input_type=str | list[str | ImageInput]),
+    BeforeValidator(_texts, json_schema_input_type=str | list[str | ImageInput | AudioInput]),
 ]
 ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_text)]
 ModelNames = Annotated[
@@ -151,18 +165,20 @@ class ClassifyRequest(BaseModel):
     )
 
     model: ModelName = Field(description="reference: tenant/name, tenant/name@version or tenant/name:alias")
-    inputs: Texts = Field(description="a text, or a list of texts or of images")
+    inputs: Texts = Field(description="a text, or a list of texts, images or recordings")
     top_k: TopK = None
     task: ModelName | None = Field(None, description="one task of an adapter that answers several; all by default")
 
 
+_File = Annotated[bytes, Field(json_schema_extra={"format": "binary"})]
+
+
 class ClassifyForm(BaseModel):
-    """Files of images for one classifier, as a form sends them."""
+    """Files of images or recordings for one classifier, as a form sends them."""
 
     model: ModelName = Field(description="reference, as in the JSON body")
-    image: list[Annotated[bytes, Field(json_schema_extra={"format": "binary"})]] = Field(
-        description="one or more PNG, JPEG, GIF, WebP, BMP or TIFF files", min_length=1
-    )
+    image: list[_File] = Field([], description="PNG, JPEG, GIF, WebP, BMP or TIFF files")
+    audio: list[_File] = Field([], description="WAV, FLAC, Ogg or MP3 files")
     top_k: TopK = None
     task: ModelName | None = Field(None, description="one task of an adapter that answers several; all by default")
 
@@ -320,7 +336,7 @@ class PredictRequest(BaseModel):
 
     model_config = _shape({"inputs": "Late goal wins the cup", "parameters": {"top_k": 2}}, extra="ignore")
 
-    inputs: Texts = Field(description="a text, or a list of texts or of images")
+    inputs: Texts = Field(description="a text, or a list of texts, images or recordings")
     parameters: PredictParameters | None = None
 
 

@@ -1,4 +1,4 @@
-"""Pictures sent as files of a form, as browsers and curl send them: multipart/form-data (RFC 7578).
+"""Pictures and recordings sent as files of a form, as browsers and curl send them: multipart/form-data (RFC 7578).
 
 curl -F model=acme/emoji -F image=@cat.png http://127.0.0.1:8080/v1/classify
 """
@@ -15,16 +15,16 @@ from graftwork.api import schemas
 from graftwork.api.body import body_in_time, receive_body
 from graftwork.api.limits import ServerLimits
 from graftwork.api.problems import invalid_body
-from graftwork.data.media import Media
+from graftwork.data.media import Media, Modality
 from graftwork.errors import Problem, RequestInvalid
 
 MEDIA_TYPE = "multipart/form-data"
-FILES = "image"
+FILES: tuple[Modality, ...] = ("image", "audio")
 _FIELDS = ("model", "top_k", "task")
 
 
 async def read_upload(request: Request, limits: ServerLimits) -> schemas.ClassifyRequest:
-    """Read a form with the fields `model` and `top_k`, and one or more files named `image`.
+    """Read a form with the fields `model` and `top_k`, and one or more files named `image` or `audio`.
 
     Raises:
         RequestTooLarge: the body is over the limit.
@@ -39,8 +39,9 @@ async def read_upload(request: Request, limits: ServerLimits) -> schemas.Classif
     content: dict[str, Any] = {"inputs": []}
     problems = []
     for name, data in _parts(raw, boundary.encode("latin-1", "replace")):
-        if name == FILES:
-            content["inputs"].append(Media.of_bytes(data, "image", name=f"image {len(content['inputs']) + 1}"))
+        kind = next((kind for kind in FILES if kind == name), None)
+        if kind:
+            content["inputs"].append(Media.of_bytes(data, kind, name=f"{kind} {len(content['inputs']) + 1}"))
         elif name in _FIELDS and name not in content:
             content[name] = data.decode("utf-8", "replace")
         else:
@@ -49,7 +50,7 @@ async def read_upload(request: Request, limits: ServerLimits) -> schemas.Classif
     if top_k.isascii() and top_k.isdigit():
         content["top_k"] = int(top_k)
     if problems:
-        fields = f"{', '.join(_FIELDS)} and {FILES}"
+        fields = f"{', '.join((*_FIELDS, *FILES))}"
         raise RequestInvalid("the form has fields too many", problems=problems, remedy=f"Its fields are {fields}.")
     try:
         return schemas.ClassifyRequest.model_validate(content, context=limits)

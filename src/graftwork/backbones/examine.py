@@ -63,7 +63,9 @@ def examine_model(files: ModelFiles) -> Examined:
     domain = domain_of(config)
     if domain == "nlp":
         return _examine_text(files, config)
-    return _examine_images(files, config) if domain == "vision" else _examine_other(files, config, domain)
+    if domain == "vision" or config.model_type == "whisper":
+        return _examine_media(files, config, domain)
+    return _examine_other(files, config, domain)
 
 
 def _examine_text(files: ModelFiles, config: Any) -> Examined:
@@ -97,16 +99,17 @@ def _examine_text(files: ModelFiles, config: Any) -> Examined:
     )
 
 
-def _examine_images(files: ModelFiles, config: Any) -> Examined:
+def _examine_media(files: ModelFiles, config: Any, domain: Domain) -> Examined:
     network = open_network(files.folder, dtype=getattr(torch, files.dtype), device=torch.device("cpu"))
     if network.reader is None:
         raise ModelUnsupported(
-            f"{config.model_type} is told to be a vision model, but reads no pixels", remedy="Use an image encoder."
+            f"{config.model_type} is told to be a {domain} model, but reads texts",
+            remedy="Use an encoder of images or speech.",
         )
     return Examined(
         config=config,
         architecture=architecture_of(config),
-        domain="vision",
+        domain=domain,
         parameters=_count(network.model, network.untrained),
         layers=len(network.stack),
         hidden_size=int(network.model.config.hidden_size),  # type: ignore[union-attr,arg-type]

@@ -126,5 +126,11 @@ def _images(folder: Path, dtype: torch.dtype) -> MediaReader:
     return open_image_reader(folder, dtype=dtype)
 
 
-READERS: dict[str, Callable[[Path, torch.dtype], MediaReader]] = {"pixel_values": _images}
+def _sounds(folder: Path, dtype: torch.dtype) -> MediaReader:
+    from graftwork.backbones.sounds import open_sound_reader
+
+    return open_sound_reader(folder, dtype=dtype)
+
+
+READERS: dict[str, Callable[[Path, torch.dtype], MediaReader]] = {"pixel_values": _images, "input_features": _sounds}
 """What makes the inputs of a model, by the name of the argument that its forward reads."""

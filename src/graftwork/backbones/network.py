@@ -16,6 +16,7 @@ from graftwork.backbones.efficientnet_lite import register_own
 from graftwork.backbones.media import READERS, MediaReader
 from graftwork.backbones.onnx_graph import find_graph
 from graftwork.backbones.quiet import quiet_transformers
+from graftwork.backbones.sounds import cut_positions
 from graftwork.backbones.stack import LayerStack, find_stack
 from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
 
@@ -65,7 +66,7 @@ def open_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> N
         known = ", ".join(("input_ids", *READERS))
         raise ModelUnsupported(
             f"{config.model_type} reads {reads}, and none of {known}",
-            remedy="Use an encoder or decoder of texts, or an encoder of images.",
+            remedy="Use an encoder or decoder of texts, or an encoder of images or speech.",
         )
     reader = READERS[reads](folder, dtype)
     with torch.no_grad():
@@ -167,6 +168,8 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, froz
     untrained = _check_strict(folder, model, info)
     if config.is_encoder_decoder and hasattr(model, "decoder"):
         model = model.get_encoder()
+    if config.model_type == "whisper":
+        cut_positions(model, folder)
     return model.requires_grad_(False).eval(), untrained
 
 

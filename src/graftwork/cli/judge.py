@@ -67,7 +67,9 @@ def predict(
     reference: ReferenceArgument,
     texts: Annotated[
         list[str],
-        typer.Argument(metavar="TEXT…", help="Texts, or files for a model of images; - for one a line of the input."),
+        typer.Argument(
+            metavar="TEXT…", help="Texts, or files for a model of images or speech; - for one a line of the input."
+        ),
     ],
     top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
     max_new_tokens: Annotated[

@@ -18,7 +18,8 @@ FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL or Parquet file, or a folder with a folder per class.")
 ]
 TextColumn = Annotated[
-    str, typer.Option("--text", metavar="COLUMN", help="Column that holds the texts, or the paths of images.")
+    str,
+    typer.Option("--text", metavar="COLUMN", help="Column that holds the texts, or the paths of images or recordings."),
 ]
 LabelColumn = Annotated[str, typer.Option("--label", metavar="COLUMN", help="Column that holds the labels.")]
 TaskOption = Annotated[

@@ -35,4 +35,8 @@ def kind_of(modality: Modality) -> Kind:
         from graftwork.data import images
 
         return images
+    if modality == "audio":
+        from graftwork.data import sounds
+
+        return sounds
     raise NotImplementedError(f"no checks for {modality}")

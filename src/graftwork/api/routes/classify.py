@@ -31,8 +31,8 @@ _Either = schemas.ClassifyRequest | schemas.ClassifyEachRequest
 async def classify(request: Request, identity: Identified) -> Response:
     """Classify texts with a published adapter (`model`), or with several at once (`models`).
 
-    A model of images takes `{"image": base64}` in the place of a text, or a form (multipart/form-data) with the
-    fields `model`, `top_k` and one or more files named `image`.
+    A model of images takes `{"image": base64}` in the place of a text, one of speech `{"audio": base64}`; or a form
+    (multipart/form-data) has the fields `model`, `top_k` and one or more files named `image` or `audio`.
 
     Each reference is resolved once, here; the answer belongs wholly to the version that it named at that moment. Of
     several models, each answers or fails by itself: `answers` holds one entry a model, in the order of `models`, with

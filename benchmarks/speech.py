@@ -1,0 +1,172 @@
+"""The language of a second of speech: `python -m benchmarks.speech [--model FOLDER] [--seeds 0 1 2]`.
+
+The encoder of whisper-base on windows of three seconds, frozen (feature extraction) against adapted (LoRA), beside what
+the most frequent class alone would score. Each seed draws its own training rows; the test recordings are of other
+captions. What is measured is kept, so that a run that was stopped goes on. `--repeat` fills windows by repeating the
+recording, in place of the silence that Whisper was pretrained with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.machine import describe
+
+if TYPE_CHECKING:
+    from graftwork.backbones.backbone import Backbone
+    from graftwork.data.dataset import Dataset
+    from graftwork.data.media import Media
+
+_PREPROCESSOR = "preprocessor_config.json"
+_CACHE = Path(".cache/graftwork")
+_WAYS = {
+    "frozen": ("feature-extraction", []),
+    "LoRA": ("lora", ["lora.rank=8", "fine_tuning.epochs=4", "fine_tuning.learning_rate=5e-4"]),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One way on one seed: accuracy on the test rows, and what is stored."""
+
+    way: str
+    seed: int
+    train: int
+    test: int
+    accuracy: float
+    stored_bytes: int
+
+
+def measure(backbone: Backbone, way: str, seed: int, train_rows: int, test: Dataset) -> Outcome:
+    """Train on drawn rows and judge on the test rows."""
+    from graftwork.adaptation.inference import adapted_features, head_logits
+    from graftwork.training.config import TrainingConfig
+    from graftwork.training.job import train
+
+    strategy, assignments = _WAYS[way]
+    config = TrainingConfig.parse(strategy=strategy, seed=seed, assignments=[*assignments, "test_share=0"])
+    artifact = train(backbone, drawn(_rows("train"), train_rows, seed), config=config).artifact
+    best = head_logits(artifact, adapted_features(backbone, artifact, test.texts)).argmax(axis=1)
+    found = np.array(artifact.manifest.labels)[best]
+    right = float(np.mean(found == np.array(test.labels)))
+    return Outcome(way, seed, train_rows, len(test), right, sum(map(len, artifact.files.values())))
+
+
+def fill_with_repeats(backbone: Backbone) -> None:
+    """Let a backbone's reader repeat a recording until its window is full (CLAP's `repeatpad`, arXiv 2211.06687)."""
+    from graftwork.backbones.sounds import SoundReader
+    from graftwork.data.recordings import open_recording
+
+    reader = backbone.reader
+    assert isinstance(reader, SoundReader)
+    extractor = reader.extractor
+
+    def prepare(media: Media) -> NDArray[np.float32]:
+        rate = extractor.sampling_rate
+        samples = np.resize(open_recording(media, rate), extractor.n_samples)
+        features: NDArray[np.float32] = extractor(samples, sampling_rate=rate, return_tensors="np")["input_features"][0]
+        return features
+
+    setattr(reader, "prepare", prepare)  # noqa: B010 - a method is replaced on purpose
+
+
+def drawn(rows: Dataset, count: int, seed: int) -> Dataset:
+    """That many rows, in their order."""
+    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:count]))
+
+
+@contextmanager
+def reading(model: Path, window: int) -> Iterator[Path]:
+    """A folder of the same network that reads windows of other length."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in ("config.json", "model.safetensors"):
+            (folder / file).symlink_to((model / file).resolve())
+        settings = json.loads((model / _PREPROCESSOR).read_text()) | {"chunk_length": window}
+        (folder / _PREPROCESSOR).write_text(json.dumps(settings))
+        yield folder
+
+
+def print_outcomes(outcomes: list[Outcome], test: Dataset) -> None:
+    """Accuracy by way: the mean over seeds, and each seed's."""
+    print("| way | seeds | accuracy | each | stored |\n| --- | --- | --- | --- | --- |")
+    most = Counter(test.labels).most_common(1)[0][1] / len(test)
+    print(f"| most frequent class | | {most:.1%} | | |")
+    for way in _WAYS:
+        mine = [one for one in outcomes if one.way == way]
+        if mine:
+            each = ", ".join(f"{one.accuracy:.1%}" for one in mine)
+            size = statistics.mean(one.stored_bytes for one in mine) / 1000
+            mean = statistics.mean(one.accuracy for one in mine)
+            print(f"| {way} | {len(mine)} | {mean:.1%} | {each} | {size:,.0f} kB |")
+
+
+def _rows(part: str) -> Dataset:
+    from graftwork.data.read import read_dataset
+
+    return read_dataset(_CACHE / "datasets" / "speech" / part)
+
+
+def _kept(file: Path) -> list[Outcome]:
+    return [Outcome(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def main() -> None:
+    """Measure what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=_CACHE / "models" / "whisper-base")
+    parser.add_argument("--window", type=int, default=3, help="seconds")
+    parser.add_argument("--train", type=int, default=600, help="rows")
+    parser.add_argument("--test", type=int, default=400, help="rows")
+    parser.add_argument("--ways", nargs="+", choices=_WAYS, default=list(_WAYS))
+    parser.add_argument("--repeat", action="store_true", help="fill windows by repeating the recording")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    asked = parser.parse_args()
+    from graftwork.backbones.inspect import inspect_model
+    from graftwork.backbones.load import load_backbone
+
+    with reading(asked.model, asked.window) as folder:
+        found = inspect_model(folder)
+        backbone = load_backbone(
+            folder,
+            fingerprint=found.fingerprint,
+            tokenizer=found.tokenizer,
+            metadata=found.metadata,
+            dtype="float32",
+        )
+    if asked.repeat:
+        fill_with_repeats(backbone)
+    kept = _CACHE / "bench" / f"speech-{found.fingerprint[:12]}{'-repeat' * asked.repeat}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    test = drawn(_rows("test"), asked.test, 0)
+    outcomes = [one for one in _kept(kept) if (one.train, one.test) == (asked.train, len(test))]
+    done = {(one.way, one.seed) for one in outcomes}
+    for seed in asked.seeds:
+        for way in asked.ways:
+            if (way, seed) not in done:
+                outcomes.append(measure(backbone, way, seed, asked.train, test))
+                print(outcomes[-1], flush=True)
+                with kept.open("a") as file:
+                    file.write(json.dumps(asdict(outcomes[-1])) + "\n")
+    seeds = " ".join(map(str, asked.seeds))
+    line = (
+        f"--window {asked.window} --train {asked.train} --test {asked.test} --seeds {seeds}{' --repeat' * asked.repeat}"
+    )
+    print(f"\n{describe()}\npython -m benchmarks.speech {line}\n")
+    print_outcomes([one for one in outcomes if one.seed in asked.seeds], test)
+
+
+if __name__ == "__main__":
+    main()
