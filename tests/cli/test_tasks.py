@@ -159,7 +159,6 @@ def test_label_columns_of_one_file_are_tasks_and_may_have_gaps(
         (["--task=a b=A", "--task=c/d=B"], ["task 'a b'", "task 'c/d'"]),
         (["A", "--task=label", "--task=mood"], ["task mood, column 'mood'"]),
         (["--compare-single", "A"], ["--compare-single"]),
-        ([], ["FILE"]),
     ],
 )
 def test_tasks_that_cannot_be_trained_are_all_named(

@@ -322,6 +322,6 @@ def test_what_is_over_the_limits_is_refused_before_it_is_read(registry: Registry
 
 
 def test_a_manifest_of_a_newer_format_is_told(registry: Registry) -> None:
-    digest = registry.blobs.put(b'{"format": 2}').digest
+    digest = registry.blobs.put(b'{"format": 3}').digest
     with pytest.raises(ArtifactInvalid, match=r"(?s)cannot be understood.*format.*upgrade this installation"):
         registry.catalog.manifest(digest)

@@ -35,10 +35,14 @@ def named_tasks(
         SettingsInvalid: with every mistake.
     """
     if not given:
-        problems = [] if file is not None else [Problem("FILE", "is missing")]
-        problems += [Problem("--compare-single", "goes with --task")] if compare_single else []
-        if problems:
-            raise SettingsInvalid("there is nothing to train on like this", problems=problems, remedy=_BOTH_WAYS)
+        if file is None:
+            raise SettingsInvalid(
+                "missing argument 'FILE' (or --task NAME=FILE, twice or more)",
+                remedy="graft train --help tells what there is.",
+            )
+        if compare_single:
+            problems = [Problem("--compare-single", "goes with --task")]
+            raise SettingsInvalid("there are no tasks to compare", problems=problems, remedy=_BOTH_WAYS)
         return {}
     problems = [
         Problem(option, "does not go with --task" + (" and a file for each" if option == "--test" else ""))
