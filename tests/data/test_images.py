@@ -112,6 +112,7 @@ def test_duplicates_near_duplicates_and_tiny_pictures_are_told(folder: Path) -> 
     whole.save(folder / "dog" / "as.jpg", quality=85)
     whole.resize((50, 40)).save(folder / "dog" / "large.png")
     draw(folder / "cat" / "tiny.png", seed=5, size=(12, 40))
+    (folder / "cat" / "damaged.png").write_bytes(b"no picture, and not a tiny one")
     rows = read_dataset(folder)
     codes = {found.code: found.count for found in check_dataset(rows).findings}
     assert codes["duplicate-rows"] == 1

@@ -78,7 +78,8 @@ def groups(items: Sequence[Media]) -> NDArray[np.int64]:
 
 def check(usable: Dataset) -> list[Finding]:
     """Tell of tiny pictures."""
-    tiny = [i for i, item in enumerate(usable.texts) if isinstance(item, Media) and look_at(item).shorter < TINY]
+    looks = {i: look_at(item) for i, item in enumerate(usable.texts) if isinstance(item, Media)}
+    tiny = [i for i, look in looks.items() if not look.problem and look.shorter < TINY]
     if not tiny:
         return []
     message = f"{len(tiny):,} pictures have a side of less than {TINY} pixels"

@@ -46,8 +46,8 @@ _PATIENCE = 4  # evaluations without improvement after which training from scrat
 _MOST_EPOCHS = 40
 _NO_START = 1e6  # a penalty that leaves a head nothing but the share of each class
 RATES = (3e-5, 1e-4, 3e-4)
-"""Learning rates that training from scratch has the choice of. A range test finds rates at which a network that knows
-nothing falls at once, and at which a transformer then stays with the most frequent class."""
+"""Learning rates that training from scratch has the choice of. That of a range test left MiniLM's architecture at
+the most frequent class on 800 tweets."""
 
 
 @dataclass(frozen=True)
