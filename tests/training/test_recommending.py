@@ -4,6 +4,8 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from graftwork.backbones.backbone import TextBackbone
 from graftwork.backbones.inspect import inspect_model
 from graftwork.data.dataset import Dataset
 from graftwork.errors import DataRejected, ModalityMismatch, NotFound
+from graftwork.evaluation.results import Interval
 from graftwork.registry.metadata import BaseMetadata
 from graftwork.training.config import TrainingConfig
 from graftwork.training.job import train
@@ -26,7 +29,7 @@ from graftwork.training.recommending.experience import Experience, Seen
 from graftwork.training.recommending.halving import LEAST_SHARE, halve
 from graftwork.training.recommending.prediction import COMMON, Belief, after_trials, mended_share
 from graftwork.training.recommending.recommend import Limits, OfferedBase, recommend
-from graftwork.training.recommending.results import Candidate, Evidence, Interval, Trial
+from graftwork.training.recommending.results import Candidate, Evidence, Trial
 from graftwork.training.recommending.rules import Task, by_rules, expected_gain
 from tests.cli.samples import draw_rows
 
@@ -180,7 +183,8 @@ def test_the_mended_share_is_counted_row_by_row(rows: list[tuple[int, int, int]]
 def test_the_expected_accuracy_is_the_probe_with_errors_mended() -> None:
     evidence = Evidence(rows=400, accuracy=Interval.of(0.8, 0.76, 0.84), log_me=0, h_score=0, neighbours=0, seconds=0)
     alone = Belief(0.0, 0.0).accuracy(evidence)
-    assert (alone.value, alone.high) == (0.8, pytest.approx(0.8 + 1.959964 * math.sqrt(0.8 * 0.2 / 400), abs=1e-5))
+    assert alone.value == 0.8
+    assert alone.high == pytest.approx(0.8 + 1.959964 * math.sqrt(0.8 * 0.2 / 400), abs=1e-5)
     assert Belief(0.25, 0.0).accuracy(evidence).value == pytest.approx(0.85)
     wide = Belief(0.25, 0.1).accuracy(evidence)
     assert wide.high - wide.low > alone.high - alone.low
@@ -247,7 +251,12 @@ def test_halving_keeps_its_time_and_lets_the_better_half_go_on(costs: list[float
 
 def test_halving_stops_where_a_trial_could_not_be_ended() -> None:
     asked: list[int] = []
-    halve([1, 2, 3], cost=lambda _: 1.0, trial=lambda one, _: bool(asked.append(one)), score=float, left=lambda: 99.0)
+
+    def interrupted(one: int, _: float) -> bool:
+        asked.append(one)
+        return False
+
+    halve([1, 2, 3], cost=lambda _: 1.0, trial=interrupted, score=float, left=lambda: 99.0)
     assert asked == [1]
 
 
@@ -257,19 +266,23 @@ def test_halving_stops_where_a_trial_could_not_be_ended() -> None:
 NAMES = ("small", "wide")
 
 
-def offered(backbone_of: Backbones, saved: Callable[[str], object], names: Sequence[str] = NAMES) -> list[OfferedBase]:
+Saved = Callable[[str], Path]
+
+
+def offered(backbone_of: Backbones, saved: Saved, names: Sequence[str] = NAMES) -> list[OfferedBase]:
     kinds = {"small": "bert", "wide": "roberta"}
     return [
-        OfferedBase(name, inspect_model(saved(kinds[name])).metadata, lambda name=name: backbone_of(kinds[name]))  # type: ignore[arg-type,misc]
+        OfferedBase(name, inspect_model(saved(kinds[name])).metadata, partial(backbone_of, kinds[name]))
         for name in names
     ]
 
 
-ROWS = Dataset.from_lists(*map(list, zip(*draw_rows(60), strict=True)), source="rows.csv")  # type: ignore[arg-type]
+_DRAWN = draw_rows(60)
+ROWS = Dataset.from_lists([text for text, _ in _DRAWN], [label for _, label in _DRAWN], source="rows.csv")
 QUICK = TrainingConfig.parse(assignments=["fine_tuning.epochs=4", "lora.rank=2", "feature_extraction.folds=2"])
 
 
-def test_with_time_for_all_it_tries_and_explains(backbone_of: Backbones, saved: Callable[[str], object]) -> None:
+def test_with_time_for_all_it_tries_and_explains(backbone_of: Backbones, saved: Saved) -> None:
     bases = offered(backbone_of, saved, ["small"])
     made = recommend(ROWS, bases, budget=Budget(1e6, ticking()), config=QUICK, price=lambda seconds: 2 * seconds)
     assert (made.rows, made.classes, made.source) == (96, 2, "rows.csv")
@@ -289,7 +302,7 @@ def test_with_time_for_all_it_tries_and_explains(backbone_of: Backbones, saved: 
 
 
 def test_of_several_bases_each_has_its_evidence_and_the_same_answer_comes_twice(
-    backbone_of: Backbones, saved: Callable[[str], object]
+    backbone_of: Backbones, saved: Saved
 ) -> None:
     first, second = (
         recommend(ROWS, offered(backbone_of, saved), budget=Budget(0.3, ticking()), config=QUICK) for _ in range(2)
@@ -302,7 +315,7 @@ def test_of_several_bases_each_has_its_evidence_and_the_same_answer_comes_twice(
     ]
 
 
-def test_without_time_rules_decide_and_it_says_so(backbone_of: Backbones, saved: Callable[[str], object]) -> None:
+def test_without_time_rules_decide_and_it_says_so(backbone_of: Backbones, saved: Saved) -> None:
     made = recommend(ROWS, offered(backbone_of, saved), budget=Budget(1e-9, ticking()), config=QUICK)
     assert made.known_from == "rules"
     assert made.chosen is not None
@@ -310,7 +323,7 @@ def test_without_time_rules_decide_and_it_says_so(backbone_of: Backbones, saved:
     assert any("rules of thumb alone" in note for note in made.notes)
 
 
-def test_a_base_that_is_gone_is_left_out(backbone_of: Backbones, saved: Callable[[str], object]) -> None:
+def test_a_base_that_is_gone_is_left_out(backbone_of: Backbones, saved: Saved) -> None:
     def gone() -> TextBackbone:
         raise NotFound("no base model 'wide'")
 
@@ -323,7 +336,7 @@ def test_a_base_that_is_gone_is_left_out(backbone_of: Backbones, saved: Callable
     assert [problem.where for problem in failed.value.problems] == ["wide"]
 
 
-def test_limits_lower_the_rank_or_refuse(backbone_of: Backbones, saved: Callable[[str], object]) -> None:
+def test_limits_lower_the_rank_or_refuse(backbone_of: Backbones, saved: Saved) -> None:
     bases = offered(backbone_of, saved, ["small"])
     free = recommend(ROWS, bases, budget=Budget(0.5, ticking()), config=TrainingConfig())
     sizes = {one.strategy: one.stored_bytes or 0 for one in free.candidates}
@@ -340,7 +353,7 @@ def test_limits_lower_the_rank_or_refuse(backbone_of: Backbones, saved: Callable
     assert all("a request takes" in one.refused[0] for one in slow.candidates)
 
 
-def test_mistakes_of_rows_and_bases_are_told(backbone_of: Backbones, saved: Callable[[str], object]) -> None:
+def test_mistakes_of_rows_and_bases_are_told(backbone_of: Backbones, saved: Saved) -> None:
     bases = offered(backbone_of, saved, ["small"])
     with pytest.raises(NotFound, match="no base model to choose from"):
         recommend(ROWS, [], budget=Budget(1.0, ticking()))

@@ -14,7 +14,7 @@ from graftwork.adaptation.full import Full
 from graftwork.adaptation.lora import Lora
 from graftwork.adaptation.partial import Partial
 from graftwork.adaptation.prefix import PrefixTuning
-from graftwork.errors import SettingsInvalid
+from graftwork.errors import ModelUnsupported, SettingsInvalid
 from graftwork.training.budget import head_bytes, size_of_delta
 from graftwork.training.plan import make_plan
 
@@ -125,6 +125,6 @@ def peak_memory(
         made = make_plan(
             backbone.model.config, config, strategy=strategy, lengths=lengths, classes=classes, dtype=backbone.dtype
         )
-    except SettingsInvalid:
+    except (ModelUnsupported, SettingsInvalid):
         return None
     return made.memory.peak
