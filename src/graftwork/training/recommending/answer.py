@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graftwork.training.recommending.clock import Budget
     from graftwork.training.recommending.contest import Contender, Contest
     from graftwork.training.recommending.experience import Experience
+    from graftwork.training.rows import PreparedRows
 
 ALIKE = 0.005
 """Expected accuracies that are taken for equal: of those so near the best, what is cheapest to keep comes first."""
@@ -36,13 +37,16 @@ def best_first(contenders: Sequence[Contender]) -> list[Contender]:
     return sorted(contenders, key=place)
 
 
-def described(contest: Contest, experience: Experience, price: Price | None, budget: Budget) -> list[Candidate]:
+def described(
+    contest: Contest, prepared: PreparedRows, experience: Experience, price: Price | None, budget: Budget
+) -> list[Candidate]:
     """Candidates with all that is known of them, the best first.
 
     The peak of memory is planned for as many as there is time for, from the first on.
 
     Args:
         contest: the contenders, after their trials.
+        prepared: all rows; those that were read may be a sample of them.
         experience: what was seen of strategies.
         price: of seconds.
         budget: of time.
@@ -53,9 +57,9 @@ def described(contest: Contest, experience: Experience, price: Price | None, bud
         if budget.left >= planning:
             began = budget.clock()
             known = one.known
-            memory = peak_memory(known.backbone, one.strategy, one.config, known.prepared, max_length=known.max_length)
+            memory = peak_memory(known.backbone, one.strategy, one.config, prepared, max_length=known.max_length)
             planning = budget.clock() - began
-        seconds = contest.seconds(one)
+        seconds = contest.seconds(one) * len(prepared.rows) / len(one.known.prepared.rows)
         planned.append(
             Candidate(
                 base=one.known.name,

@@ -94,7 +94,13 @@ def possible_strategies(backbone: Backbone) -> list[str]:
 
 
 def contenders_of(
-    known: KnownBase, config: TrainingConfig, experience: Experience, limits: Limits, strategies: Sequence[str]
+    known: KnownBase,
+    config: TrainingConfig,
+    experience: Experience,
+    limits: Limits,
+    strategies: Sequence[str],
+    *,
+    rows: int,
 ) -> list[Contender]:
     """Every strategy on a base, those that the limits refuse too.
 
@@ -104,6 +110,7 @@ def contenders_of(
         experience: what was seen of strategies before.
         limits: of an adapter.
         strategies: that are possible on it.
+        rows: to train on in the end; those that were read may be a sample of them.
     """
     labels = known.prepared.label_names
     latency = request_milliseconds(known.backbone, known.prepared.rows.texts, max_length=known.max_length)
@@ -117,7 +124,7 @@ def contenders_of(
         slow = ""
         if limits.latency_ms is not None and latency > limits.latency_ms:
             slow = f"a request takes {latency:.1f} ms on the bare base; {limits.latency_ms:g} are allowed"
-        belief = experience.belief(strategy, rows=len(known.prepared.rows))
+        belief = experience.belief(strategy, rows=rows)
         seconds = training_seconds(
             strategy, own, known.prepared, reading=known.reading, trained=trained_values(known.backbone, strategy)
         )

@@ -81,14 +81,18 @@ def recommend(
     contenders = [
         one
         for known in reader.known
-        for one in contenders_of(known, config, experience, limits, possible_strategies(known.backbone))
+        for one in contenders_of(
+            known, config, experience, limits, possible_strategies(known.backbone), rows=len(prepared.rows)
+        )
     ]
     contest = Contest(contenders, budget, progress)
     if len(prepared.validation):
         contest.run(reserved=_FOR_PLANS * budget.seconds)
     found = [*judged, *unreadable]
     rule, why = _rule(prepared, found, reader, budget)
-    candidates = described(contest, experience, price, budget) if contenders else _by_rules_alone(judged, rule)
+    candidates = (
+        described(contest, prepared, experience, price, budget) if contenders else _by_rules_alone(judged, rule)
+    )
     chosen = next((one for one in candidates if not one.refused), None)
     return Recommendation(
         source=rows.source,
