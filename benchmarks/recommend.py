@@ -320,7 +320,8 @@ def main() -> None:
         print(f"{case} {history}: {made.base} {made.strategy}, {made.seconds:.1f} s", file=sys.stderr, flush=True)
     print(f"{describe()}\npython -m benchmarks.recommend --cases {' '.join(whole)}\n")
     both = {case for case, _ in advised if {(case, False), (case, True)} <= advised.keys()}
-    print_tables(done, {key: one for key, one in advised.items() if key[0] in both})
+    if both:
+        print_tables(done, {key: one for key, one in advised.items() if key[0] in both})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from graftwork.training.recommending.answer import differing, with_front
 from graftwork.training.recommending.clock import Budget, OutOfTime
 from graftwork.training.recommending.compatibility import foreign_languages, judge_compatibility
 from graftwork.training.recommending.evidence import read_features
-from graftwork.training.recommending.experience import Experience, Seen
+from graftwork.training.recommending.experience import Experience, Seen, experience_of
 from graftwork.training.recommending.halving import LEAST_SHARE, halve
 from graftwork.training.recommending.prediction import COMMON, Belief, after_trials, mended_share
 from graftwork.training.recommending.recommend import Limits, OfferedBase, recommend
@@ -215,6 +217,34 @@ def test_runs_with_few_test_rows_or_other_sizes_weigh_less() -> None:
     assert means[0] > means[1] > means[2] > expected_gain("lora", 1000)[0]
 
 
+def version(**changes: Any) -> Any:
+    """As much of a published version as is looked at."""
+    metrics = {"rows": 50, "accuracy": {"value": 0.9}, "probe": {"accuracy": {"value": 0.8}}}
+    facts: dict[str, Any] = {
+        "base": "b",
+        "strategy": "lora",
+        "settings": {"strategy": "lora"},
+        "parent": None,
+        "tasks": (),
+    }
+    facts |= {"metrics": metrics, "dataset": SimpleNamespace(train_rows=160, validation_rows=40)}
+    return SimpleNamespace(manifest=SimpleNamespace(**facts | changes), record={"total_seconds": 7.5})
+
+
+def test_published_versions_are_seen_unless_auto_took_them() -> None:
+    (seen,) = experience_of([version()]).seen
+    assert (seen.base, seen.strategy, seen.rows, seen.test_rows, seen.seconds) == ("b", "lora", 200, 50, 7.5)
+    assert seen.mended == pytest.approx(0.5)
+    left_out = [
+        version(settings={"strategy": "auto"}),  # it was taken because it was better
+        version(parent="digest"),
+        version(tasks=("topic", "mood")),
+        version(metrics=None),
+        version(metrics={"rows": 50, "accuracy": {"value": 0.9}, "probe": None}),  # the probe itself
+    ]
+    assert experience_of(left_out).seen == ()
+
+
 # Halving
 
 
@@ -282,7 +312,16 @@ ROWS = Dataset.from_lists([text for text, _ in _DRAWN], [label for _, label in _
 QUICK = TrainingConfig.parse(assignments=["fine_tuning.epochs=4", "lora.rank=2", "feature_extraction.folds=2"])
 
 
-def test_with_time_for_all_it_tries_and_explains(backbone_of: Backbones, saved: Saved) -> None:
+def test_with_time_for_all_it_tries_and_explains(
+    backbone_of: Backbones, saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[str] = []
+
+    def plan(_: TextBackbone, strategy: str, *__: object, **___: object) -> int:
+        planned.append(strategy)
+        return 1000 * len(planned)
+
+    monkeypatch.setattr("graftwork.training.recommending.answer.peak_memory", plan)  # plans have tests of their own
     bases = offered(backbone_of, saved, ["small"])
     made = recommend(ROWS, bases, budget=Budget(1e6, ticking()), config=QUICK, price=lambda seconds: 2 * seconds)
     assert (made.rows, made.classes, made.source) == (96, 2, "rows.csv")
@@ -291,9 +330,13 @@ def test_with_time_for_all_it_tries_and_explains(backbone_of: Backbones, saved: 
     assert made.chosen == made.candidates[0]
     assert made.chosen.accuracy is not None
     assert made.chosen.accuracy.value >= max(one.accuracy.value for one in made.candidates if one.accuracy) - 0.005
-    assert made.chosen.settings == ("feature_extraction.folds=2", "lora.rank=2")
+    assert {one.strategy: one.settings for one in made.candidates} == {
+        one: ("feature_extraction.folds=2", *(["lora.rank=2"] if one == "lora" else [])) for one in ALL
+    }
     assert all(one.price == pytest.approx(2 * one.seconds, abs=1e-2) for one in made.candidates if one.seconds)
-    assert all(one.memory_bytes and one.stored_bytes and one.latency_ms for one in made.candidates)
+    assert [one.memory_bytes for one in made.candidates] == [1000, 2000, 3000, 4000, 5000]
+    assert planned == [one.strategy for one in made.candidates]
+    assert all(one.stored_bytes and one.latency_ms for one in made.candidates)
     assert "small: a probe" in made.reasons[0]
     lora = next(one for one in made.candidates if one.strategy == "lora")
     config = QUICK.model_copy(update={"strategy": "lora"})
@@ -380,4 +423,5 @@ def test_settings_are_told_as_they_are_given() -> None:
     config = TrainingConfig.parse(seed=3, strategy="lora", assignments=assigned)
     told = differing(config)
     assert sorted(told) == sorted(["lora.rank=4", "max_length=32"])
+    assert differing(config.model_copy(update={"strategy": "full"})) == ("max_length=32",)
     assert TrainingConfig.parse(seed=3, strategy="lora", assignments=told).lora.rank == 4

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from graftwork.adaptation import STRATEGIES
 from graftwork.training.config import TrainingConfig
+from graftwork.training.mistakes import without_effect
 from graftwork.training.recommending.costs import peak_memory
 from graftwork.training.recommending.results import Candidate, JudgedBase
 from graftwork.training.recommending.rules import GAINS, Rule
@@ -98,11 +99,17 @@ def _beats(other: Candidate, one: Candidate) -> bool:
 
 
 def differing(config: TrainingConfig) -> tuple[str, ...]:
-    """Settings that are not the defaults, as `--set` takes them; strategy and seed have options of their own."""
+    """Settings that are not the defaults, as `--set` takes them; strategy and seed have options of their own.
+
+    Those of other strategies, which `TrainingConfig.parse` would refuse, are left out.
+    """
     default = TrainingConfig().model_dump(mode="json")
     own = config.model_dump(mode="json")
+    idle = {problem.where for problem in without_effect(own, config.strategy, default)}
     return tuple(
-        f"{name}={_spelled(value)}" for name, value in _differences(own, default) if name not in ("strategy", "seed")
+        f"{name}={_spelled(value)}"
+        for name, value in _differences(own, default)
+        if name not in ("strategy", "seed") and not any(name == one or name.startswith(f"{one}.") for one in idle)
     )
 
 
