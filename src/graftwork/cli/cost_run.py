@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graftwork.cli.cost import priced_text, told_prices
+from graftwork.cli.memory import resident_bytes
 from graftwork.prices import HERE
 
 if TYPE_CHECKING:
@@ -141,22 +142,6 @@ def past_runs(opened: Services, base: str | None = None) -> list[EstimatedRun]:
 
     versions = opened.catalog.list(base=base, older=True)
     return [run for version in versions if (run := EstimatedRun.of_record(version.record)) is not None]
-
-
-def resident_bytes() -> int:
-    """What the process has now, freed memory given back where the C library can."""
-    import ctypes
-    import gc
-    import sys
-
-    import psutil
-
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-    return int(psutil.Process().memory_info().rss)
 
 
 def _scratch_rates() -> int:

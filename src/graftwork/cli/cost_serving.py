@@ -113,7 +113,7 @@ def _served(opened: Services, base: str | None) -> tuple[BaseModel, list[Adapter
 def _measure(opened: Services, base: BaseModel, versions: list[AdapterVersion], tokens: int) -> _Measured:
     """Let the engine answer on this machine."""
     from graftwork.backbones.network import read_config
-    from graftwork.cli.cost_run import resident_bytes
+    from graftwork.cli.memory import resident_bytes
     from graftwork.serving.engine import EngineLimits
     from graftwork.serving.timing import Asked, time_steps
     from graftwork.training.config import TrainingConfig
