@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -75,12 +76,13 @@ def tell_cost(
         calibrate: measure this machine anew.
         as_json: as one JSON document.
     """
+    libraries = _import_libraries()
     from graftwork.cli.planning import plan_runs
     from graftwork.training.rates import machine_name
 
     # Training from scratch is what full fine-tuning does, so it is planned in any case.
     planned = plan_runs(opened, base, rows, test, config, list(dict.fromkeys([*strategies, "full"])))
-    rates, fresh = rates_for(opened, planned, config, calibrate=calibrate)
+    rates, fresh = rates_for(opened, planned, config, libraries=libraries, calibrate=calibrate)
     past = past_runs(opened, planned.base.fingerprint)
     epochs, epochs_from = _scratch_epochs(opened, planned, rates)
     lines = [
@@ -101,9 +103,17 @@ def tell_cost(
 
 
 def rates_for(
-    opened: Services, planned: Planned, config: TrainingConfig, *, calibrate: bool = False
+    opened: Services, planned: Planned, config: TrainingConfig, *, libraries: float = 0.0, calibrate: bool = False
 ) -> tuple[Rates, bool]:
-    """Rates of this machine for a plan, and whether they were measured just now."""
+    """Rates of this machine for plans, and whether they were measured just now.
+
+    Args:
+        opened: the installation.
+        planned: the rows and the plans.
+        config: the settings.
+        libraries: seconds that importing them took.
+        calibrate: measure anew what was measured before.
+    """
     from graftwork.training.rates import keep_rates, measure_rates
 
     folder = opened.settings.home / "rates"
@@ -113,7 +123,7 @@ def rates_for(
         return known, False
     start = time.perf_counter()
     backbone = opened.backbone(planned.base)
-    loaded = time.perf_counter() - start
+    loaded = libraries + time.perf_counter() - start
     measured = measure_rates(backbone, planned.prepared, plans, config, load=loaded)
     weights = next(iter(planned.plans.values())).memory.weights
     measured = measured.model_copy(update={"process_bytes": max(0, resident_bytes() - weights)})
@@ -121,6 +131,14 @@ def rates_for(
         measured = measured.and_of(known)
     keep_rates(folder, measured)
     return measured, True
+
+
+def _import_libraries() -> float:
+    """Seconds for what a run imports while it loads; next to nothing where it was imported before."""
+    start = time.perf_counter()
+    importlib.import_module("graftwork.backbones.load")
+    importlib.import_module("graftwork.training.job")
+    return time.perf_counter() - start
 
 
 def known_rates(opened: Services, planned: Planned, config: TrainingConfig) -> Rates | None:

@@ -9,25 +9,26 @@ from graftwork.cli.memory import peak_bytes
 
 if TYPE_CHECKING:
     from graftwork.registry.base_rows import BaseModel
+    from graftwork.registry.manifest import Manifest
     from graftwork.training.config import TrainingConfig
     from graftwork.training.rates import Rates
     from graftwork.wiring import Services
 
 
 def cost_record(
-    opened: Services, base: BaseModel, config: TrainingConfig, trained: Mapping[str, Any], *, classes: int
+    opened: Services, base: str, config: TrainingConfig, trained: Mapping[str, Any], manifest: Manifest
 ) -> dict[str, Any]:
     """What is noted of a run's cost: the most memory it had, and the estimate where this machine was measured before.
 
     The estimate is made after the run, from rates that were measured before it and from the rows' sizes alone, so that
-    no run takes longer for it.
+    no run takes longer for it. Children of other adapters and adaptation to a domain are not estimated.
 
     Args:
         opened: the installation.
         base: the base model that was adapted.
-        config: the settings.
+        config: the settings as they were asked for.
         trained: what the run noted itself.
-        classes: number of classes.
+        manifest: what came of it.
     """
     noted: dict[str, Any] = {}
     peak = peak_bytes()
@@ -38,8 +39,13 @@ def cost_record(
     read = trained.get("read")
     if read is None:
         return noted
-    estimate = _estimate(opened, base, config, read, trained["seconds"]["check"], classes)
-    return noted | {"read": read} | ({} if estimate is None else {"cost": estimate})
+    noted["read"] = read
+    if manifest.parent is None and manifest.adaptation is None:
+        found = opened.bases.resolve(base)
+        estimate = _estimate(opened, found, config, read, trained["seconds"]["check"], len(manifest.labels))
+        if estimate is not None:
+            noted["cost"] = estimate
+    return noted
 
 
 def _estimate(
