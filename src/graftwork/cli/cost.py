@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
             "graft cost --serving --base minilm --tenants 1000 --rate 50 --hardware here,cpu-c7i",
             "graft cost --errors                      [dim]# estimates beside what runs took[/dim]",
             "graft cost --tenants-report",
-            "graft cost --show-prices > prices.yaml   [dim]# to be edited; then --prices prices.yaml[/dim]",
+            "graft cost --show-prices                 [dim]# > prices.yaml; edit it; --prices prices.yaml[/dim]",
         )
     )(cost)
 
@@ -160,7 +160,7 @@ def _strategies(text: str) -> list[str]:
     unknown = [name for name in names if name not in STRATEGIES]
     if unknown or not names:
         raise NotFound(
-            f"no such strategy: {', '.join(unknown) or text!r}",
+            f"no such strategy: {', '.join(unknown or [repr(text)])}",
             remedy=f"Give some of {', '.join(STRATEGIES)}, with commas between them, or all.",
         )
     return names
