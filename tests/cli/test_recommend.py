@@ -30,6 +30,14 @@ def test_it_recommends_what_train_then_takes(graft: Graft, rows_file: Path) -> N
 
 
 @pytest.mark.usefixtures("home")
+def test_where_this_machine_has_a_price_training_is_priced(graft: Graft, rows_file: Path, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("date: 2026-01-01\nhardware:\n  here: {title: mine, hourly: 36}\n")
+    made = graft(["recommend", str(rows_file), "--budget", "1s", *QUICK, "--prices", str(prices), "--json"]).json
+    assert all(one["price"] == pytest.approx(one["seconds"] / 100, abs=1e-4) for one in made["candidates"])
+
+
+@pytest.mark.usefixtures("home")
 def test_a_budget_too_small_for_any_trial_is_told(graft: Graft, rows_file: Path) -> None:
     said = graft(["recommend", str(rows_file), "--budget", "1ms"])
     assert said.code == 0

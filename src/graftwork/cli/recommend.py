@@ -12,7 +12,7 @@ from graftwork.cli.options import Delimiter, Encoding, FileArgument, Json, Label
 from graftwork.cli.session import services
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
@@ -55,6 +55,12 @@ def recommend(
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One training setting of all candidates; may be repeated."),
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            "--prices", metavar="FILE", help="YAML of prices; with an hourly price of `here` training is priced."
+        ),
     ] = None,
     text: TextColumn = "text",
     label: LabelColumn = "label",
@@ -99,6 +105,7 @@ def recommend(
             config=config,
             limits=Limits(milliseconds, most_bytes),
             experience=experience_of(opened.catalog.list()),
+            price=_price(opened, prices),
             progress=progress,
         )
     command = None if made.chosen is None else _command(made.chosen, file, test, seed, text, label)
@@ -106,6 +113,14 @@ def recommend(
         print_json({**made.model_dump(mode="json"), "command": command})
         return
     _print(made, command)
+
+
+def _price(opened: Services, file: Path | None) -> Callable[[float], float | None] | None:
+    """What seconds on this machine cost, where somebody has said so."""
+    from graftwork.prices import HERE, read_prices
+
+    here = read_prices(file or opened.settings.prices).hardware.get(HERE)
+    return None if here is None or here.hourly is None else here.price
 
 
 def _offered(opened: Services, base: BaseModel) -> OfferedBase:

@@ -23,7 +23,7 @@ ALIKE = 0.005
 """Expected accuracies that are taken for equal: of those so near the best, what is cheapest to keep comes first."""
 _PLANNING = 3.0  # seconds that a plan of memory takes, until one was timed
 
-Price = Callable[[float], float]
+Price = Callable[[float], float | None]
 """What seconds of training cost."""
 
 
