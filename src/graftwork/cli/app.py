@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from graftwork import __version__
-from graftwork.cli import adapters, base, compare, data, demo, export, judge, plan, serve, store, train
+from graftwork.cli import adapters, base, compare, data, demo, export, judge, plan, report, serve, store, train
 from graftwork.cli.options import examples
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ data.register(app)
 train.register(app)
 plan.register(app)
 judge.register(app)
+report.register(app)
 compare.register(app)
 adapters.register(app)
 export.register(app)

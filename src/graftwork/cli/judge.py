@@ -60,7 +60,6 @@ def register(app: typer.Typer) -> None:
             "graft evaluate acme/news --transfer news.csv",
         )
     )(evaluate)
-    app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
 
 
 def predict(
@@ -289,7 +288,7 @@ def evaluate(
             print_evaluation_table(slices_table(slices, by=by))
 
 
-def report(reference: ReferenceArgument, as_json: Json = False) -> None:
+def tell_kept_evaluation(reference: str, *, as_json: bool) -> None:
     """Show how an adapter was judged when it was trained: quality, classes, confusions, warnings."""
     from graftwork.cli.console import print_findings, print_json, say
     from graftwork.evaluation.results import Evaluation
