@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CACHE := .cache/graftwork
 
-.PHONY: help setup demo fetch check format test bench bench-serving bench-training
+.PHONY: help setup demo fetch browser check format test bench bench-serving bench-training
 
 help:
 	@echo "make setup    a virtual environment in $(VENV) with the versions of constraints.txt"
@@ -42,6 +42,10 @@ fetch: setup
 	$(BIN)/python scripts/fetch_models.py --out $(CACHE)/models minilm
 	$(BIN)/python scripts/fetch_datasets.py --out $(CACHE)/datasets bbc sentiment
 
+# Reports are looked at in a real browser.
+browser:
+	sh scripts/install_browser.sh
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -51,7 +55,7 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check fetch
+test: check fetch browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 bench: fetch

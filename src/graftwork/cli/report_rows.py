@@ -69,6 +69,7 @@ def rows_of(version: AdapterVersion, file: Path | None, train: Path | None, colu
 
     digest = version.manifest.dataset.digest
     given = None if file is None else columns.read(file)
+    known: Dataset | None
     if train is not None:
         known = columns.read(train)
         if known.digest != digest:

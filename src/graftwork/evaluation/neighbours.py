@@ -32,4 +32,5 @@ def nearest_rows(asked: NDArray[np.floating], known: NDArray[np.floating], *, co
 def _unit(vectors: NDArray[np.floating]) -> Floats:
     """The vectors in float64, of length one; a vector of zeros stays what it is."""
     values = np.asarray(vectors, dtype=np.float64)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    unit: Floats = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    return unit

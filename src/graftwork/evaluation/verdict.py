@@ -152,7 +152,7 @@ def verdict_of(evaluation: Evaluation, claims: Sequence[Claim]) -> Verdict:
     """
     outcomes = {claim.against: claim.outcome for claim in claims}
     others = [outcome for name, outcome in outcomes.items() if name != MAJORITY]
-    measured = f"{percent(evaluation.accuracy)} of {evaluation.rows:,} rows it had not seen are answered rightly"
+    measured = f"{percent(evaluation.accuracy)} of {evaluation.rows:,} rows it had not seen are answered correctly"
     if outcomes.get(MAJORITY) == "hurt":
         standing, words = "worse", f"Do not use it: always saying '{evaluation.majority_label}' is right more often"
     elif "hurt" in others:
@@ -162,11 +162,11 @@ def verdict_of(evaluation: Evaluation, claims: Sequence[Claim]) -> Verdict:
         standing, words = "cannot tell", "Cannot tell whether it is of use"
     elif "no difference shown" in others:
         equal = next(name for name in outcomes if name != MAJORITY and outcomes[name] == "no difference shown")
-        standing, words = "as good as cheaper", f"It works; that it is better than {equal} is not shown"
+        standing, words = "as good as cheaper", f"It works, but no gain over {equal} is shown"
     else:
         standing, words = "better", "It works" + (", and better than everything it was compared with" if others else "")
     return Verdict(
-        standing=standing,  # type: ignore[arg-type]
+        standing=standing,
         headline=f"{words}: {measured}.",
         claims=tuple(claims),
         remarks=tuple(_remarks(evaluation, outcomes)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from graftwork.data.printable import printable
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH = 5.2  # inches of 72 points
-_ROW = 0.28
-_LONGEST_NAME = 26
+_WIDTH = 4.4  # inches of 72 points
+_ROW = 0.36
+_NAME_WIDTH = 20
 _LINES = ((ACCENT, "o", "-"), (SECOND, "s", "--"), (THIRD, "^", ":"))
 
 
@@ -44,7 +45,7 @@ def draw_chart(chart: Chart) -> str:
 
 
 def _height(chart: Chart) -> float:
-    return 0.75 + _ROW * len(chart.names) if isinstance(chart, Intervals) else 3.9
+    return 0.75 + _ROW * len(chart.names) if isinstance(chart, Intervals) else 3.6
 
 
 def _percent_axis(axis: Any) -> None:
@@ -55,8 +56,9 @@ def _percent_axis(axis: Any) -> None:
 
 
 def _name(text: str) -> str:
+    """A name on two lines at most."""
     line = printable(" ".join(text.split()), one_line=True)
-    return line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
+    return "\n".join(wrap(line, _NAME_WIDTH, max_lines=2, placeholder=" …"))
 
 
 def _limits(axes: Axes, values: list[tuple[float, float, float]], places: list[float], *, upright: bool) -> None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from graftwork.data.printable import printable
 from graftwork.evaluation.tables import Table
 from graftwork.reporting.charts import draw_chart
-from graftwork.reporting.document import Document
+from graftwork.reporting.document import Chart, Document
 
 _WIDE = 40  # characters from which a cell is prose and may wrap
 
@@ -36,10 +36,14 @@ def as_html(document: Document) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_spelled
     )
-    environment.globals |= {"draw": lambda chart: Markup(draw_chart(chart)), "kinds": column_kinds}
+    environment.globals.update(draw=_drawn, kinds=column_kinds)
     folder = files("graftwork.reporting")
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
     return template.render(document=document, style=Markup((folder / "page.css").read_text("utf-8")))
+
+
+def _drawn(chart: Chart) -> Markup:
+    return Markup(draw_chart(chart))
 
 
 def _spelled(value: Any) -> Any:

@@ -45,7 +45,9 @@ def _notes(material: Material, key: str) -> tuple[str, ...]:
 def _figures(material: Material) -> Section:
     found = material.evaluation
     figures = [
-        Figure("Accuracy", f"{found.accuracy.value:.1%}", _percents(found.accuracy), "share of rows answered rightly"),
+        Figure(
+            "Accuracy", f"{found.accuracy.value:.1%}", _percents(found.accuracy), "share of rows answered correctly"
+        ),
         Figure("Macro-F1", f"{found.macro_f1.value:.1%}", _percents(found.macro_f1), "every class counts the same"),
         Figure(
             "Log loss",
@@ -88,7 +90,7 @@ def _transfer(material: Material) -> Section:
             "What transfer was worth",
             ("This was not measured on these rows.", *_notes(material, "transfer")),
         )
-    charts = ()
+    charts: tuple[Curves, ...] = ()
     tables = [transfer_table(found, name=material.name)]
     if found.curves:
         table = curves_table(found)
@@ -167,7 +169,8 @@ def _classes(material: Material) -> Section:
 
 def _slices(material: Material) -> Section:
     overall = material.evaluation.accuracy.value
-    charts, tables = [], []
+    charts: list[Intervals] = []
+    tables = []
     for by, slices in material.slices:
         tables.append(slices_table(slices, by=by))
         told = "; ".join(f"{one.name} {one.accuracy.value:.1%} of {one.rows} rows" for one in slices)

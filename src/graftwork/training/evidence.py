@@ -192,17 +192,28 @@ def gather_evidence(
     asked = test if judged is None else judged.test
     features = adapted_features(backbone, artifact, asked.texts, ancestors=ancestors, progress=progress)
     own = probabilities(head_logits(artifact, features), manifest.temperature)
-    counted = _counted(backbone, asked)
+    lengths, tokens, unknown = _counted(backbone, asked)
     places = _places(asked, test)
     if judged is None or file is None:
-        return Evidence(places, own, *counted)
+        return Evidence(places, own, lengths, tokens, unknown)
     frozen, known = (
         backbone.embed(part.texts, max_length=manifest.max_length, progress=progress).numpy()
         for part in (asked, judged.rows)
     )
     probe, held_out = _probed(frozen, known, judged.rows, manifest)
     nearest, likeness = nearest_rows(frozen, known, count=NEAREST)
-    return Evidence(places, own, *counted, _places(judged.rows, file), probe, held_out, nearest, likeness)
+    return Evidence(
+        places,
+        own,
+        lengths,
+        tokens,
+        unknown,
+        rows=_places(judged.rows, file),
+        probe=probe,
+        held_out=held_out,
+        nearest=nearest,
+        likeness=likeness,
+    )
 
 
 def _places(part: Dataset, whole: Dataset) -> NDArray[np.int64]:
@@ -211,14 +222,16 @@ def _places(part: Dataset, whole: Dataset) -> NDArray[np.int64]:
     return np.array([place[row] for row in part.rows], dtype=np.int64)
 
 
-def _counted(backbone: Backbone, test: Dataset) -> tuple[NDArray[np.int64] | None, ...]:
+def _counted(
+    backbone: Backbone, test: Dataset
+) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, NDArray[np.int64] | None]:
     """Tokens of each text with special ones, without, and unknown ones; nothing of media."""
     if backbone.tokenizer is None:
         return None, None, None
     counts = backbone.tokenizer.measure(test.texts)
-    return tuple(
-        np.array([getattr(count, name) for count in counts], dtype=np.int64) for name in ("length", "tokens", "unknown")
-    )
+    measured = np.array([(count.length, count.tokens, count.unknown) for count in counts], dtype=np.int64)
+    lengths, tokens, unknown = measured.reshape(-1, 3).T
+    return lengths, tokens, unknown
 
 
 def _probed(
