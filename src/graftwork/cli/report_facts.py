@@ -63,6 +63,8 @@ def cost_table(opened: Services, version: AdapterVersion) -> Table:
         ("values stored", f"{stored:,}, {stored / parameters:.2%} of the base's {parameters:,}"),
         ("adapted layers", f"{manifest.layers - manifest.split} of {manifest.layers}"),
     ]
+    if peak := record.get("peak_bytes"):
+        lines.insert(1, ("most memory", file_size(peak)))
     return Table("What it took and takes", ("", ""), tuple(lines))
 
 
