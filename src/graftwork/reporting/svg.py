@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as Xml
 
+from graftwork.data.printable import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -67,7 +69,7 @@ def as_svg(figure: Figure, *, key: str, told: str) -> str:
             group.remove(style)  # it would hold for the whole page
     for name in ("width", "height"):
         root.attrib.pop(name, None)
-    root.attrib |= {"role": "img", "aria-label": told}
+    root.attrib |= {"role": "img", "aria-label": printable(told, one_line=True)}
     Xml.register_namespace("", _SVG)
     Xml.register_namespace("xlink", _XLINK)
     return Xml.tostring(root, encoding="unicode")
