@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from graftwork import __version__
-from graftwork.cli import adapters, base, compare, data, demo, export, judge, plan, serve, store, train
+from graftwork.cli import adapters, base, compare, data, demo, export, judge, plan, predict, serve, store, train
 from graftwork.cli.options import examples
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ base.register(app)
 data.register(app)
 train.register(app)
 plan.register(app)
+predict.register(app)
 judge.register(app)
 compare.register(app)
 adapters.register(app)
