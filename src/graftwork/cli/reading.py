@@ -42,19 +42,23 @@ class Reader:
             ColumnsMissing: if there are no such columns.
             DataUnreadable: if it cannot be read.
         """
-        from graftwork.data.clean import without_unreadable
         from graftwork.data.read import read_dataset
 
-        rows = read_dataset(
-            file, text=self.text, label=label or self.label, encoding=self.encoding, delimiter=self.delimiter
+        column = label or self.label
+        return self._usable(
+            read_dataset(file, text=self.text, label=column, encoding=self.encoding, delimiter=self.delimiter)
         )
-        return without_unreadable(rows) if self.skip_bad else rows
 
     def read_unlabelled(self, file: Path) -> Dataset:
         """The rows without labels of a file."""
         from graftwork.data.unlabelled import read_unlabelled
 
-        return read_unlabelled(file, text=self.text, encoding=self.encoding, delimiter=self.delimiter)
+        return self._usable(read_unlabelled(file, text=self.text, encoding=self.encoding, delimiter=self.delimiter))
+
+    def _usable(self, rows: Dataset) -> Dataset:
+        from graftwork.data.clean import without_unreadable
+
+        return without_unreadable(rows) if self.skip_bad else rows
 
     def holds_conversations(self, file: Path) -> bool:
         """Whether a file holds conversations, unless its columns were named, as those of a classifier are."""

@@ -12,9 +12,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,6 +86,7 @@ class References:
     strategy: str
     folder: Path | None = None
     progress: Progress = field(default_factory=Silent)
+    _validation: dict[tuple[str, int], Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     def run(self, kind: Kind, *, count: int | None = None, draw: int = 0) -> MadeReference | None:
         """Make a reference, or take the one that is kept; None when so few rows cannot be trained on.
@@ -105,22 +105,18 @@ class References:
             StorageError: if it cannot be kept.
         """
         rows = self.rows if count is None or count >= len(self.rows) else self._drawn(count, draw)
-        # The same for all rates, and looking for near-duplicates in it takes long.
-        validation = cache(partial(self._validation_rows, rows, self._config(kind, draw)))
         if not kind.startswith("scratch"):
-            run = self._made(kind, rows, self._config(kind, draw), validation)
+            run = self._made(kind, rows, self._config(kind, draw))
         elif kind == "scratch" and rows is self.rows:
-            made = [self._made(kind, rows, self._config(kind, draw, rate), validation) for rate in RATES]
+            made = [self._made(kind, rows, self._config(kind, draw, rate)) for rate in RATES]
             run = min((one for one in made if one is not None), key=lambda one: one.loss, default=None)
         else:
             whole = self.run("scratch")
             rate = whole.learning_rate if whole is not None else RATES[0]
-            run = self._made(kind, rows, self._config(kind, draw, rate), validation)
+            run = self._made(kind, rows, self._config(kind, draw, rate))
         return run
 
-    def _made(
-        self, kind: Kind, rows: Dataset, config: TrainingConfig, validation: Callable[[], Dataset]
-    ) -> MadeReference | None:
+    def _made(self, kind: Kind, rows: Dataset, config: TrainingConfig) -> MadeReference | None:
         """A reference with its settings, made or kept."""
         scratch = kind.startswith("scratch")
         identity = identity_of(self.backbone, rows, self.test, config) | {"reference": "scratch" if scratch else "base"}
@@ -139,7 +135,7 @@ class References:
         run = MadeReference(
             self.answers(backbone, artifact, self.test.texts),
             seconds,
-            loss=self._validation_loss(backbone, artifact, validation()) if scratch else 0.0,
+            loss=self._validation_loss(backbone, artifact, rows, config) if scratch else 0.0,
             learning_rate=rate if isinstance(rate, float) else None,
         )
         self._keep(identity, run)
@@ -190,10 +186,14 @@ class References:
         return train(backbone, rows, test=self.test, config=config, progress=self.progress).artifact, backbone
 
     def _validation_rows(self, rows: Dataset, config: TrainingConfig) -> Dataset:
-        prepared = prepare_rows(rows, self.test, config)
-        return prepared.rows.select(prepared.validation)
+        """The same for all rates; looking for near-duplicates takes long, so it is done once."""
+        if (rows.digest, config.seed) not in self._validation:
+            prepared = prepare_rows(rows, self.test, config)
+            self._validation[rows.digest, config.seed] = prepared.rows.select(prepared.validation)
+        return self._validation[rows.digest, config.seed]
 
-    def _validation_loss(self, backbone: Backbone, artifact: Artifact, validation: Dataset) -> float:
+    def _validation_loss(self, backbone: Backbone, artifact: Artifact, rows: Dataset, config: TrainingConfig) -> float:
+        validation = self._validation_rows(rows, config)
         answers = self.answers(backbone, artifact, validation.texts)
         truth = np.array([self.labels.index(label) for label in validation.labels], dtype=np.int64)
         return float(log_losses(answers, truth).mean())
