@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from graftwork import __version__
-from graftwork.cli import adapters, base, compare, data, demo, export, judge, plan, predict, serve, store, train
+from graftwork.cli import (
+    adapters,
+    base,
+    compare,
+    cost,
+    data,
+    demo,
+    export,
+    judge,
+    leaderboard,
+    plan,
+    predict,
+    serve,
+    store,
+    train,
+)
 from graftwork.cli.options import examples
 
 app = typer.Typer(
@@ -46,10 +61,12 @@ base.register(app)
 data.register(app)
 train.register(app)
 plan.register(app)
+cost.register(app)
 predict.register(app)
 judge.register(app)
 compare.register(app)
 adapters.register(app)
+leaderboard.register(app)
 export.register(app)
 store.register(app)
 serve.register(app)
