@@ -142,7 +142,7 @@ def _clashing(given: set[str]) -> Iterator[SettingsInvalid]:
         yield SettingsInvalid(
             _headline(list(found)),
             problems=[Problem(f"{one} and {other}", why) for (one, other), why in found.items()],
-            remedy="Leave one of them out.",
+            remedy="Give one of them and leave the other out.",
         )
 
 
