@@ -94,7 +94,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(asked: EvaluateRequest) -> None:
-    """Judge a published adapter, or one of its tasks, on labelled rows, or by what transfer was worth."""
+    """Judge a published adapter, or one of its tasks, on labelled rows; or measure what transfer was worth."""
     if asked.file is not None and asked.transfer is None and not asked.by and asked.task is None:
         with services() as opened:
             version = opened.catalog.resolve(asked.reference)
