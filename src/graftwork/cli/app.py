@@ -18,6 +18,7 @@ from graftwork.cli import (
     judge,
     leaderboard,
     plan,
+    predict,
     report,
     serve,
     store,
@@ -62,6 +63,7 @@ data.register(app)
 train.register(app)
 plan.register(app)
 cost.register(app)
+predict.register(app)
 judge.register(app)
 report.register(app)
 compare.register(app)

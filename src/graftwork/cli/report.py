@@ -9,6 +9,7 @@ import typer
 
 from graftwork.cli.judge import tell_kept_evaluation
 from graftwork.cli.options import Delimiter, Encoding, Json, LabelColumn, ReferenceArgument, TextColumn, examples
+from graftwork.cli.reading import LABEL, TEXT, Reader
 from graftwork.cli.replies import refuse_to_generate
 from graftwork.cli.session import services
 from graftwork.errors import SettingsInvalid
@@ -54,8 +55,8 @@ def report(
     refuse_seen: Annotated[
         bool, typer.Option("--refuse-seen", help="Refuse rows to judge on that it was trained on, not leave them out.")
     ] = False,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
+    text: TextColumn = TEXT,
+    label: LabelColumn = LABEL,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     as_json: Json = False,
@@ -69,7 +70,7 @@ def report(
         tell_kept_evaluation(reference, as_json=as_json)
         return
     from graftwork.cli.report_material import material_of
-    from graftwork.cli.report_rows import Columns, rows_of
+    from graftwork.cli.report_rows import rows_of
     from graftwork.reporting.sections import make_document
 
     wanted = _form(out, form, as_json=as_json)
@@ -77,7 +78,7 @@ def report(
         version = opened.catalog.resolve(reference)
         refuse_to_generate(version, "graft report with --out, --format, --data and --train")
         _refuse_tasks(version.reference, several=bool(version.manifest.tasks))
-        rows = rows_of(version, file, train, Columns(text, label, encoding, delimiter))
+        rows = rows_of(version, file, train, Reader(text, label, encoding, delimiter))
         material = material_of(opened, version, rows, refuse_seen=refuse_seen)
     _write(make_document(material), wanted, out)
 

@@ -9,31 +9,9 @@ from typing import TYPE_CHECKING
 from graftwork.errors import DataError, DataRejected, DependencyMissing, Problem
 
 if TYPE_CHECKING:
+    from graftwork.cli.reading import Reader
     from graftwork.data.dataset import Dataset
     from graftwork.registry.versions import AdapterVersion
-
-
-@dataclass(frozen=True)
-class Columns:
-    """How files of rows are read.
-
-    Attributes:
-        text: column of the texts.
-        label: column of the labels.
-        encoding: of the files; None to detect it.
-        delimiter: of CSV files; None to detect it.
-    """
-
-    text: str
-    label: str
-    encoding: str | None
-    delimiter: str | None
-
-    def read(self, file: Path) -> Dataset:
-        """The rows of a file, as they are."""
-        from graftwork.data.read import read_dataset
-
-        return read_dataset(file, text=self.text, label=self.label, encoding=self.encoding, delimiter=self.delimiter)
 
 
 @dataclass(frozen=True)
@@ -53,14 +31,14 @@ class ReportRows:
     missing: str = ""
 
 
-def rows_of(version: AdapterVersion, file: Path | None, train: Path | None, columns: Columns) -> ReportRows:
+def rows_of(version: AdapterVersion, file: Path | None, train: Path | None, reader: Reader) -> ReportRows:
     """Read the rows that were named, and those that the registry knows of.
 
     Args:
         version: the adapter.
         file: rows to judge on, if some were named.
         train: rows it was trained on, if they were named.
-        columns: how to read both.
+        reader: of both.
 
     Raises:
         DataError: if a file that was named cannot be read, or `train` holds other rows than it was trained on.
@@ -68,10 +46,10 @@ def rows_of(version: AdapterVersion, file: Path | None, train: Path | None, colu
     from graftwork.data.clean import clean_dataset
 
     digest = version.manifest.dataset.digest
-    given = None if file is None else columns.read(file)
+    given = None if file is None else reader.read(file)
     known: Dataset | None
     if train is not None:
-        known = columns.read(train)
+        known = reader.read(train)
         if known.digest != digest:
             raise DataRejected(
                 f"{train} does not hold the rows that {version.reference} was trained on",
@@ -83,13 +61,13 @@ def rows_of(version: AdapterVersion, file: Path | None, train: Path | None, colu
     elif given is not None and given.digest == digest:
         known, missing = given, ""
     else:
-        known, missing = _remembered(version, columns)
+        known, missing = _remembered(version, reader)
     if given is not None and given.digest == digest:
         given = None  # the very file it was trained on: what was held out of it is judged
     return ReportRows(known, None if given is None else clean_dataset(given), given, missing)
 
 
-def _remembered(version: AdapterVersion, columns: Columns) -> tuple[Dataset | None, str]:
+def _remembered(version: AdapterVersion, reader: Reader) -> tuple[Dataset | None, str]:
     """The rows of the file that the registry remembers, or why they are not at hand."""
     source = version.record.get("rows_from")
     if not isinstance(source, str) or not source:
@@ -97,7 +75,7 @@ def _remembered(version: AdapterVersion, columns: Columns) -> tuple[Dataset | No
     if not Path(source).exists():
         return None, f"The file it was trained on ({source}) is not there any more; name it with --train FILE."
     try:
-        found = columns.read(Path(source))
+        found = reader.read(Path(source))
     except (DataError, DependencyMissing) as error:
         return None, f"The file it was trained on ({source}) cannot be read now: {error.message}."
     if found.digest != version.manifest.dataset.digest:
