@@ -81,7 +81,7 @@ def _intervals(figure: Figure, chart: Intervals) -> None:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.6)
     axes.set_ylim(len(places) - 0.5, -0.5)
-    axes.set_xlim(max(0.0, min(one.low for one in chart.values) - 0.03), 1.0)
+    axes.set_xlim(max(0.0, min(0.8, *(one.low - 0.03 for one in chart.values))), 1.02)
     _percent_axis(axes.xaxis)
 
 

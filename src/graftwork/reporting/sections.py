@@ -109,14 +109,14 @@ def _transfer(material: Material) -> Section:
 
 def _confusion(material: Material) -> Section:
     found = material.evaluation
-    many = len(found.classes) > MOST_CLASSES_DRAWN
+    many, mistakes = len(found.classes) > MOST_CLASSES_DRAWN, mistakes_table(found)
     text = f"{len(found.classes)} classes are too many for a matrix that can be read; these are confused most often."
     return Section(
         "confusion",
         "What is taken for what",
         (text,) if many else ("Rows: the true class. Columns: what was said. The diagonal is right.",),
         matrix=None if many else Matrix(found.classes, found.confusion),
-        tables=(mistakes_table(found),) if many else (confusion_table(found), mistakes_table(found)),
+        tables=(*(() if many else (confusion_table(found),)), *((mistakes,) if mistakes.rows else ())),
     )
 
 
