@@ -43,9 +43,13 @@ def material_of(opened: Services, version: AdapterVersion, rows: ReportRows, *, 
 
     Raises:
         DataRejected: unknown labels, no row left to judge on, or rows it was trained on where these are refused.
+        ModalityMismatch: if the rows are of another kind than it reads.
         SettingsInvalid: if it was never judged and there is nothing to judge it on.
     """
+    from graftwork.data.media import check_modality
+
     if rows.test is not None:
+        check_modality(rows.test.texts, version.manifest.modality, reads=version.reference)
         class_indices(version, rows.test.labels, rows.test.rows, rows.test.source)
     kept = KeptEvidence(
         opened.settings.home / "evidence",
