@@ -91,6 +91,9 @@ def _form(out: Path | None, form: Format | None, *, as_json: bool) -> Format:
     """
     if as_json and form not in (None, "json"):
         raise SettingsInvalid(f"--json and --format {form} contradict each other", remedy="Give one of them.")
+    if out is not None and (out.is_dir() or (out.parent.exists() and not out.parent.is_dir())):
+        wrong = f"{out} is a folder" if out.is_dir() else f"{out.parent} is not a folder"
+        raise SettingsInvalid(f"{wrong}, so the report cannot be written there", remedy="Name a file in a folder.")
     said: Format | None = "json" if as_json else form
     if said is not None or out is None:
         return said or "markdown"
