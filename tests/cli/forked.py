@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,7 @@ class Job:
         kill_with: the signal it sends itself instead.
         file_limit: no file may grow beyond so many bytes, as on a full disk.
         unprivileged: root too may write only what the permissions of files allow.
-        gate: run beside the others that have one, and wait before publishing until all of them are there.
-        environment: variables that it has beside those of now.
+        gate: wait before publishing until every other job of the same gate is there too.
     """
 
     home: str
@@ -73,7 +72,6 @@ class Job:
     file_limit: int | None = None
     unprivileged: bool = False
     gate: bool = False
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def _graft(job: Job, kill_at: int | None, wait: Callable[[], None]) -> tuple[int
     from graftwork.cli.progress import DrawnProgress
     from graftwork.registry.catalog import Catalog
 
-    os.environ.update(job.environment, GRAFT_HOME=job.home)
+    os.environ["GRAFT_HOME"] = job.home
     sys.argv = ["graft", *job.line]
     steps = _Steps(kill_at, job.kill_with)
     _before(steps.reach, os, "fsync")

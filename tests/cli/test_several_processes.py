@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.forked import Job, run_jobs
 from tests.cli.running import Done, Graft
 
 SETTINGS = (
@@ -77,17 +75,11 @@ def test_it_publishes_one_version_whose_weights_are_those_of_one_process(
 
 
 def test_a_mistake_is_told_once_and_nothing_is_published(graft: Graft, home: Path, rows_file: Path) -> None:
-    """In processes with the variables that torchrun gives them, without its own seconds."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    line = line_for(rows_file, "--set", "fine_tuning.sharding=fsdp", "--resume")
-    ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    outcomes = run_jobs([Job(str(home), line, gate=True, environment=rank) for rank in ranks])
-    assert [outcome.code != 0 for outcome in outcomes] == [True, True]
-    told = "".join(outcome.err for outcome in outcomes)
-    assert told.count("error: a sharded run keeps no checkpoints, so none can be resumed") == 1
-    assert told.count("Train from the beginning without --resume, or leave fine_tuning.sharding out.") == 1
+    sharded = ("--set", "fine_tuning.sharding=fsdp", "--resume")
+    done = in_two_processes(line_for(rows_file, *sharded))
+    assert done.code != 0
+    assert done.err.count("error: a sharded run keeps no checkpoints, so none can be resumed") == 1
+    assert done.err.count("Train from the beginning without --resume, or leave fine_tuning.sharding out.") == 1
     assert [version["reference"] for version in graft(["list", "--json"]).json] == ["acme/topics@1"]
     alone = graft(line_for(rows_file, "--json", "--set", "fine_tuning.sharding=fsdp"))
     assert (alone.code, alone.error["code"]) == (2, "settings-invalid")
