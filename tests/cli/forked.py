@@ -26,7 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import typer.main
 from sqlalchemy import event
+
+from graftwork.cli import app
+from tests.cli.running import command_of
 
 _PRELOADED = (
     "graftwork.cli.progress",
@@ -239,6 +243,12 @@ def main() -> None:
     """Run the jobs of each line of standard input."""
     for name in _PRELOADED:
         importlib.import_module(name)
+    # What is made once a process is made once for all of them.
+    typer.main.get_command = command_of
+    command_of(app)
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("bert")
     for line in sys.stdin:
         told = json.loads(line)
         os.environ.clear()
