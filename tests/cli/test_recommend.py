@@ -29,6 +29,14 @@ def test_it_recommends_what_train_then_takes(graft: Graft, rows_file: Path) -> N
         assert text in said.out
 
 
+def test_train_says_that_a_base_was_made_for_other_languages(graft: Graft, rows_file: Path, tiny_folder: Path) -> None:
+    assert graft(["base", "add", str(tiny_folder), "--name", "tiny", "--set", "languages=[ja]"]).code == 0
+    line = ["train", str(rows_file), "--base", "tiny", "--name", "acme/a", "--strategy", "feature-extraction"]
+    told = graft(line).told
+    assert "suits these rows badly" in told
+    assert "it was made for ja" in told
+
+
 @pytest.mark.usefixtures("home")
 def test_where_this_machine_has_a_price_training_is_priced(graft: Graft, rows_file: Path, tmp_path: Path) -> None:
     prices = tmp_path / "prices.yaml"

@@ -18,7 +18,9 @@ from graftwork.cli import (
     judge,
     leaderboard,
     plan,
+    predict,
     recommend,
+    report,
     serve,
     store,
     train,
@@ -63,7 +65,9 @@ train.register(app)
 plan.register(app)
 cost.register(app)
 recommend.register(app)
+predict.register(app)
 judge.register(app)
+report.register(app)
 compare.register(app)
 adapters.register(app)
 leaderboard.register(app)
