@@ -49,7 +49,7 @@ SETS = {
     "drugs": "drugs",
 }
 CASES = (
-    "tweets-300", "headlines-100", "amazon-100", "tweets-100", "movies-100", "spam-100", "drugs-100",
+    "tweets-300", "headlines-100", "amazon-100", "tweets-100", "spam-100", "drugs-100",
     "editorials-100", "headlines-300", "amazon-300", "movies-300", "spam-300", "tweets-1000",
 )  # fmt: skip
 MAX_LENGTH = 64
