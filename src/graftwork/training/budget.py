@@ -13,7 +13,7 @@ from graftwork.adaptation.strategy import Delta
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.artifact import Artifact
     from graftwork.training.config import TrainingConfig
 
@@ -25,7 +25,7 @@ _METRICS_OF_CLASS, _METRICS_OF_PAIR = 400, 3
 
 
 def within_budget(
-    backbone: TextBackbone, config: TrainingConfig, *, labels: Sequence[str], most_bytes: int
+    backbone: Backbone, config: TrainingConfig, *, labels: Sequence[str], most_bytes: int
 ) -> tuple[TrainingConfig, str]:
     """The settings with the highest rank, and the finest dtype, whose adapter fits; and the sentence that says so.
 
@@ -110,7 +110,7 @@ def _delta_bytes(delta: Delta) -> int:
     return sum(map(len, delta.files.values())) + specs
 
 
-def _head_bytes(backbone: TextBackbone, config: TrainingConfig, labels: Sequence[str]) -> int:
+def _head_bytes(backbone: Backbone, config: TrainingConfig, labels: Sequence[str]) -> int:
     classes, width = len(labels), backbone.width
     values = classes * (width + 1)
     if config.strategy == FeatureExtraction.name and config.feature_extraction.head == "mlp":
