@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.inspect import inspect_model
 from graftwork.data.dataset import Dataset
 from graftwork.errors import DataRejected, ModalityMismatch, NotFound
@@ -35,7 +35,7 @@ from graftwork.training.recommending.results import Candidate, Evidence, Trial
 from graftwork.training.recommending.rules import Task, by_rules, expected_gain
 from tests.cli.samples import draw_rows
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 ALL = ("feature-extraction", "lora", "prefix-tuning", "partial", "full")
 
 
@@ -325,7 +325,7 @@ def test_with_time_for_all_it_tries_and_explains(
 ) -> None:
     planned: list[str] = []
 
-    def plan(_: TextBackbone, strategy: str, *__: object, **___: object) -> int:
+    def plan(_: Backbone, strategy: str, *__: object, **___: object) -> int:
         planned.append(strategy)
         return 1000 * len(planned)
 
@@ -375,7 +375,7 @@ def test_without_time_rules_decide_and_it_says_so(backbone_of: Backbones, saved:
 
 
 def test_a_base_that_is_gone_is_left_out(backbone_of: Backbones, saved: Saved) -> None:
-    def gone() -> TextBackbone:
+    def gone() -> Backbone:
         raise NotFound("no base model 'wide'")
 
     here, there = offered(backbone_of, saved)

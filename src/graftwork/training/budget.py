@@ -14,7 +14,7 @@ from graftwork.adaptation.strategy import Delta
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.artifact import Artifact
     from graftwork.training.config import TrainingConfig
 
@@ -26,7 +26,7 @@ _METRICS_OF_CLASS, _METRICS_OF_PAIR = 400, 3
 
 
 def within_budget(
-    backbone: TextBackbone, config: TrainingConfig, *, labels: Sequence[str], most_bytes: int
+    backbone: Backbone, config: TrainingConfig, *, labels: Sequence[str], most_bytes: int
 ) -> tuple[TrainingConfig, str]:
     """The settings with the highest rank, and the finest dtype, whose adapter fits; and the sentence that says so.
 
@@ -110,7 +110,7 @@ def _delta_bytes(delta: Delta) -> int:
     return sum(map(len, delta.files.values())) + specs
 
 
-def size_of_delta(backbone: TextBackbone, strategy: str, config: TrainingConfig) -> int:
+def size_of_delta(backbone: Backbone, strategy: str, config: TrainingConfig) -> int:
     """What LoRA's or a prefix's delta takes, and what the manifest says of it: its size follows from its settings.
 
     Args:
@@ -123,7 +123,7 @@ def size_of_delta(backbone: TextBackbone, strategy: str, config: TrainingConfig)
         return _delta_bytes(attachment.delta())
 
 
-def head_bytes(backbone: TextBackbone, config: TrainingConfig, labels: Sequence[str]) -> int:
+def head_bytes(backbone: Backbone, config: TrainingConfig, labels: Sequence[str]) -> int:
     """What an adapter without a delta takes, about: its head, its manifest and the metrics in it.
 
     Args:
