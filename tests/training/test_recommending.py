@@ -24,7 +24,7 @@ from graftwork.registry.metadata import BaseMetadata
 from graftwork.training.config import TrainingConfig
 from graftwork.training.job import train
 from graftwork.training.recommending.answer import differing, with_front
-from graftwork.training.recommending.clock import Budget, OutOfTime
+from graftwork.training.recommending.clock import Budget, OutOfTime, TimeLimit
 from graftwork.training.recommending.compatibility import foreign_languages, judge_compatibility
 from graftwork.training.recommending.evidence import read_features
 from graftwork.training.recommending.experience import Experience, Seen, experience_of
@@ -190,6 +190,14 @@ def test_the_expected_accuracy_is_the_probe_with_errors_mended() -> None:
     assert Belief(0.25, 0.0).accuracy(evidence).value == pytest.approx(0.85)
     wide = Belief(0.25, 0.1).accuracy(evidence)
     assert wide.high - wide.low > alone.high - alone.low
+
+
+def test_a_run_is_asked_to_end_when_the_budget_is_used_up_or_somebody_asks() -> None:
+    assert TimeLimit(Budget(0.0, ticking())).requested
+    wish = TimeLimit(Budget(1e9, ticking()))
+    assert not wish.requested
+    wish.request()
+    assert wish.requested
 
 
 # Experience

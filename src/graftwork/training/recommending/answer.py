@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graftwork.training.recommending.experience import Experience
     from graftwork.training.rows import PreparedRows
 
-ALIKE = 0.005
+ALIKE = 0.001
 """Expected accuracies that are taken for equal: of those so near the best, what is cheapest to keep comes first."""
 _PLANNING = 3.0  # seconds that a plan of memory takes, until one was timed
 

@@ -54,8 +54,13 @@ class TimeLimit(Interruption):
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
+        self._asked = False
 
     @property
     def requested(self) -> bool:  # type: ignore[override]
-        """Whether it is used up."""
-        return self._budget.left <= 0
+        """Whether it is used up, or somebody has asked."""
+        return self._asked or self._budget.left <= 0
+
+    def request(self) -> None:
+        """Ask the run to end, whatever is left."""
+        self._asked = True
