@@ -33,7 +33,9 @@ class TrainRequest:
     ] = None
     parent: Annotated[
         str | None,
-        typer.Option("--parent", metavar="REF", help="Adapter to train on top of; the child stores its own delta."),
+        typer.Option(
+            "--parent", metavar="REF", help="Adapter to train on top of; the new one stores only its own difference."
+        ),
     ] = None
     strategy: Annotated[
         str | None,
@@ -47,8 +49,8 @@ class TrainRequest:
         typer.Option(
             "--task",
             metavar="NAME=FILE",
-            help="One of several tasks for one adapter, with its file; beside FILE a label column of it (NAME or "
-            "NAME=COLUMN). Given twice or more.",
+            help="One of several tasks that one adapter answers: a file each (NAME=FILE), or a label column each of "
+            "FILE (NAME or NAME=COLUMN). Given twice or more.",
         ),
     ] = None
     compare_single: Annotated[
@@ -76,7 +78,9 @@ class TrainRequest:
     continued: Annotated[
         str | None,
         typer.Option(
-            "--continue", metavar="REF", help="Go on with this adapter; a gate compares the two versions on kept rows."
+            "--continue",
+            metavar="REF",
+            help="Train this adapter further; published only if better on rows that were kept back.",
         ),
     ] = None
     replay: Annotated[
@@ -93,7 +97,9 @@ class TrainRequest:
     ] = None
     adapt_to: Annotated[
         Path | None,
-        typer.Option("--adapt-to", metavar="UNLABELLED", help="Rows without labels of the domain it shall answer in."),
+        typer.Option(
+            "--adapt-to", metavar="UNLABELLED", help="Rows without labels, of the domain in which it will be used."
+        ),
     ] = None
     adaptation: Annotated[
         str | None,
@@ -105,7 +111,11 @@ class TrainRequest:
     ] = None
     max_bytes: Annotated[
         str | None,
-        typer.Option("--max-bytes", metavar="SIZE", help="What the adapter may take, such as 1MB; sets LoRA's rank."),
+        typer.Option(
+            "--max-bytes",
+            metavar="SIZE",
+            help="Most bytes the stored adapter may take, such as 1MB; lowers LoRA's rank.",
+        ),
     ] = None
     text: TextColumn = TEXT
     label: LabelColumn = LABEL
@@ -114,7 +124,9 @@ class TrainRequest:
     skip_bad: SkipBad = False
     expected_latest: Annotated[
         int | None,
-        typer.Option(help="Publish only if this is the newest version (0: if there is none); else nothing is lost."),
+        typer.Option(
+            help="Publish only if this is still the newest version (0: none yet); nobody's work is replaced unseen."
+        ),
     ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what the run would take; nothing is trained or published.")
