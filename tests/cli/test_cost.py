@@ -44,6 +44,26 @@ def test_a_run_is_priced_before_it_by_strategy_and_hardware(graft: Graft, home: 
     assert "taken to reach a share of its published peak (t4 25%)" in told
 
 
+def test_estimates_are_corrected_by_what_runs_took(graft: Graft, home: Path, rows_file: Path) -> None:
+    line = ["cost", str(rows_file), "--base", "tiny", "--strategy", "lora", "--hardware", "here", "--json"]
+    first = graft(line).json
+    (plain, _) = first["estimates"]
+    train = ["train", str(rows_file), "--base", "tiny", "--name", "acme/tuned", "--strategy", "lora", "--json"]
+    record = graft(train).json["record"]
+    noted = record["cost"]
+    assert (noted["strategy"], noted["machine"]) == ("lora", first["calibration"]["machine"])
+    assert noted["seconds"] == pytest.approx(plain["seconds"], rel=0.2)  # the rows are checked anew
+    assert record["peak_bytes"] > 10**8
+    (errors,) = graft(["cost", "--errors", "--json"]).json
+    ratio = record["total_seconds"] / noted["seconds"]
+    assert (errors["strategy"], errors["runs"]) == ("lora", 1)
+    assert errors["seconds_ratio"] == pytest.approx(ratio, abs=1e-3)
+    (corrected, _) = graft(line).json["estimates"]
+    assert (corrected["corrected_by_runs"], corrected["seconds_ratio"]) == (1, pytest.approx(ratio))
+    assert corrected["seconds"] == pytest.approx(ratio * sum(corrected["stages"].values()))
+    assert "lora 1" in graft(["cost", "--errors"]).told
+
+
 def test_a_run_of_a_base_that_was_never_measured_notes_no_estimate(graft: Graft, home: Path) -> None:
     assert "cost" not in graft(["show", "acme/topics", "--json"]).json["record"]
     assert "No run was estimated before it" in graft(["cost", "--errors"]).told

@@ -108,7 +108,7 @@ def test_more_tenants_or_texts_never_take_fewer_instances(load, tenants, rate):
     for way in (dedicated, packed, shared):
         assert way(faster, INSTANCE).instances >= way(load, INSTANCE).instances
     for way in (packed, shared):
-        assert way(more, INSTANCE).memory_bytes > way(load, INSTANCE).memory_bytes
+        assert way(more, INSTANCE).memory_bytes >= way(load, INSTANCE).memory_bytes
     assert shared(more, INSTANCE).instances >= shared(load, INSTANCE).instances
     assert shared(load, INSTANCE).utilisation <= INSTANCE.busy + 1e-9
 

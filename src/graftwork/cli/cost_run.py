@@ -85,10 +85,11 @@ def tell_cost(
     rates, fresh = rates_for(opened, planned, config, libraries=libraries, calibrate=calibrate)
     past = past_runs(opened, planned.base.fingerprint)
     epochs, epochs_from = _scratch_epochs(opened, planned, rates)
+    tight = config.fine_tuning.tight_memory
     lines = [
         line
         for name, hardware in machines.items()
-        for line in _lines(name, hardware, strategies, planned, rates, past, machine_name(), epochs)
+        for line in _lines(name, hardware, strategies, planned, rates, past, machine_name(), epochs, tight=tight)
     ]
     assumptions = {
         "scratch_epochs": epochs,
@@ -196,6 +197,8 @@ def _lines(
     past: Sequence[EstimatedRun],
     machine: str,
     epochs: int,
+    *,
+    tight: bool,
 ) -> list[Line]:
     """The estimates on one machine, training from scratch last."""
     from graftwork.evaluation.estimates import correction_for
@@ -205,7 +208,7 @@ def _lines(
     lines = []
     for strategy in strategies:
         plan = planned.plans[strategy]
-        estimate = estimate_run(strategy, plan, rates, planned.rows, where)
+        estimate = estimate_run(strategy, plan, rates, planned.rows, where, tight=tight)
         if where is None:
             estimate = estimate.corrected(correction_for(past, strategy=strategy, machine=machine))
         fits = None if hardware.memory_gb is None else plan.memory.peak <= hardware.memory_gb * 1e9

@@ -42,7 +42,7 @@ def cost_record(
     noted["read"] = read
     if manifest.parent is None and manifest.adaptation is None:
         found = opened.bases.resolve(base)
-        estimate = _estimate(opened, found, config, read, trained["seconds"]["check"], len(manifest.labels))
+        estimate = _estimate(opened, found, config, trained, len(manifest.labels))
         if estimate is not None:
             noted["cost"] = estimate
     return noted
@@ -52,11 +52,11 @@ def _estimate(
     opened: Services,
     base: BaseModel,
     config: TrainingConfig,
-    read: Mapping[str, int],
-    check_seconds: float,
+    told: Mapping[str, Any],
     classes: int,
 ) -> dict[str, Any] | None:
-    """The uncorrected estimate; None where this machine was not measured for such rows."""
+    """The uncorrected estimate, and that of the epochs that were run; None where this machine was not measured."""
+    read: Mapping[str, int] = told["read"]
     rates = _rates(opened, base, config, read)
     if rates is None:
         return None
@@ -78,12 +78,15 @@ def _estimate(
     )
     if not rates.covers({trained: plan}):
         return None
-    rows = Rows(read["rows"], classes, read["test_rows"], read["test_tokens"], check_seconds)
-    estimate = estimate_run(config.strategy, plan, rates, rows)
+    rows = Rows(read["rows"], classes, read["test_rows"], read["test_tokens"], told["seconds"]["check"])
+    tight = config.fine_tuning.tight_memory
+    estimate = estimate_run(config.strategy, plan, rates, rows, tight=tight)
+    as_run = estimate_run(config.strategy, plan.stopped_after(told.get("epochs")), rates, rows, tight=tight)
     return {
         "strategy": config.strategy,
         "machine": machine_name(),
         "seconds": round(estimate.seconds, 3),
+        "seconds_of_epochs_run": round(as_run.seconds, 3),
         "stages": {stage: round(seconds, 3) for stage, seconds in estimate.stages.items()},
         "peak_bytes": estimate.peak_bytes,
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,13 @@ class Plan:
     def flops(self) -> int:
         """Products and sums of matrix products of the whole run at most."""
         return self.work.total
+
+    def stopped_after(self, epochs: int | None) -> Plan:
+        """The same run, stopped after so many epochs; as it is for None, or when no epoch is planned."""
+        if epochs is None or not self.steps:
+            return self
+        work = replace(self.work, epochs=epochs)
+        return replace(self, work=work, steps=self.steps // self.work.epochs * epochs)
 
     def seconds(self, flops_per_second: float) -> float:
         """The matrix products alone at this rate: the run takes longer, by what lies between them."""

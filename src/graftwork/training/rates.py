@@ -247,17 +247,19 @@ def _stepping(task: Task, strategy: str, plan: Plan) -> float:
             accelerator=accelerator,
             note=lambda _text: None,
         )
-        times: list[float] = []
-        operations: list[float] = []
+        rates: list[float] = []
+        spent = 0.0
+        activations, targets = start.train.activations, start.train.targets
+        tuner.step(activations, [0], targets[[0]])  # makes AdamW's moments and prepares kernels
         for rows in start.train.batches_of_all_epochs(tuning.batch_size, seed=task.config.seed):
             began = time.perf_counter()
-            tuner.step(start.train.activations, rows, start.train.targets[rows])
-            times.append(time.perf_counter() - began)
-            operations.append(float(start.train.activations.lengths[rows].sum()) * plan.work.step)
-            if len(times) > _FEWEST_STEPS and sum(times[1:]) > _STEP_SECONDS:
+            tuner.step(activations, rows, targets[rows])
+            seconds = time.perf_counter() - began
+            spent += seconds
+            rates.append(float(activations.lengths[rows].sum()) * plan.work.step / seconds)
+            if len(rates) >= _FEWEST_STEPS and spent > _STEP_SECONDS:
                 break
-    # The first step makes AdamW's moments and prepares kernels.
-    return statistics.median(done / taken for done, taken in zip(operations[1:], times[1:], strict=True))
+    return statistics.median(rates)
 
 
 def _judging(classes: int, rows: int) -> tuple[float, float]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from graftwork.errors import ModelUnsupported
-
 if TYPE_CHECKING:
     from graftwork.cli.training.ground import Ground
     from graftwork.cli.training.rows import Given
@@ -26,42 +24,18 @@ def tell_plan(opened: Services, ground: Ground, given: Given, *, as_json: bool) 
         DataRejected: if the check of the rows finds errors.
         ModelUnsupported: if the base is no model of texts.
     """
-    from graftwork.backbones.device import choose_device, choose_dtype
-    from graftwork.backbones.network import read_config
-    from graftwork.backbones.tokenizer import load_tokenizer
     from graftwork.cli import plan
     from graftwork.cli.console import print_findings
-    from graftwork.data.check import check_dataset
-    from graftwork.training.candidates import dearest
-    from graftwork.training.plan import make_plan
+    from graftwork.cli.planning import plan_runs
     from graftwork.training.processes import launched
-    from graftwork.training.rows import prepare_rows
 
     if not launched().first:
         return
-    found, config = opened.bases.resolve(ground.base), ground.config
-    if found.metadata.modality != "text":
-        raise ModelUnsupported(
-            f"{ground.base} is a {found.metadata.domain} model, and plans are made for models of texts",
-            remedy="Leave --dry-run out.",
-        )
-    folder = opened.bases.fetch(found)
-    tokenizer = load_tokenizer(folder, prompt=found.metadata.prompt)
-    limit = min(config.max_length or found.metadata.max_length, found.metadata.max_length)
-    report = check_dataset(given.rows, tokenizer=tokenizer, max_length=limit, test=given.test)
-    report.raise_for_errors()
-    prepared = prepare_rows(given.rows, given.test, config)
-    made = make_plan(
-        read_config(folder),
-        config,
-        strategy=dearest(config),
-        lengths=[len(ids) for ids in tokenizer.encode(prepared.rows.texts, limit)],
-        classes=len(prepared.label_names),
-        dtype=choose_dtype(choose_device(opened.settings.device), opened.settings.dtype),
-    )
+    config = ground.config
+    planned = plan_runs(opened, ground.base, given.rows, given.test, config, [config.strategy])
     if not as_json:
-        print_findings(report.findings)
-    plan.tell_plan(made, config, flops_per_second=None, as_json=as_json)
+        print_findings(planned.report.findings)
+    plan.tell_plan(planned.plans[config.strategy], config, flops_per_second=None, as_json=as_json)
 
 
 def tell_rate(opened: Services, ground: Ground, given: Given, *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import typer
 
 from graftwork.cli.clock import process_start
+from graftwork.cli.estimating import cost_record
 
 if TYPE_CHECKING:
     from graftwork.cli.progress import DrawnProgress
@@ -103,6 +104,7 @@ def run_and_publish(
         }
         if run.first_step is not None:
             record["seconds_to_first_step"] = round(run.first_step - (options.since or started), 3)
+        record |= cost_record(opened, ground.base, ground.config, trained.record, trained.artifact.manifest)
         run.keep()
         published = opened.catalog.publish(
             ground.name,
