@@ -265,8 +265,8 @@ def _labels(material: Material) -> Section:
     text = []
     if material.doubts:
         text.append(
-            f"Of the training rows, {rows_phrase(material.doubted)} may have a wrong label: {PROBE}, fitted without the row, "
-            "is confident of another. They are to be looked at; not all of them are wrong."
+            f"Of the training rows, {rows_phrase(material.doubted)} may have a wrong label: {PROBE}, fitted without "
+            "the row, is confident of another. They are to be looked at; not all of them are wrong."
         )
     return Section(
         "labels",
