@@ -64,5 +64,7 @@ def column_kinds(table: Table) -> list[str]:
 def _kind(cells: list[str], *, first: bool) -> str:
     if any(len(cell) > _WIDE for cell in cells):
         return "prose"
-    numbers = not first and all(cell[:1].isdigit() or cell[:1] in {"", "-", "+", "–", "·", "<"} for cell in cells)
+    numbers = not first and all(
+        cell[:1].isdigit() or cell[:1] in {"", "-", "+", "–", "·"} or cell[:2] == "< " for cell in cells
+    )
     return "number" if numbers else "word"

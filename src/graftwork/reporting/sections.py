@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graftwork.data.findings import Finding
+from graftwork.data.rowchecks import rows_phrase
 from graftwork.evaluation.reliability import reliability_table
 from graftwork.evaluation.results import Interval
 from graftwork.evaluation.slices import Slice, slices_table
@@ -202,7 +203,7 @@ def _below(one: Slice, overall: float) -> bool:
 
 
 def _mistakes(material: Material) -> Section:
-    text = [f"{material.wrong:,} rows were answered wrongly."] if material.mistakes else []
+    text = [f"Answered wrongly: {rows_phrase(material.wrong)}."] if material.mistakes else []
     if 0 < len(material.mistakes) < material.wrong:
         text.append(f"These are the {len(material.mistakes)} to whose true label it gave the least probability.")
     return Section(
@@ -264,8 +265,8 @@ def _labels(material: Material) -> Section:
     text = []
     if material.doubts:
         text.append(
-            f"{material.doubted:,} training rows look mislabelled: {PROBE}, fitted without the row, is confident of "
-            "another label. Look at them; not all of them are wrong."
+            f"Of the training rows, {rows_phrase(material.doubted)} may have a wrong label: {PROBE}, fitted without "
+            "the row, is confident of another. They are to be looked at; not all of them are wrong."
         )
     return Section(
         "labels",
