@@ -112,7 +112,7 @@ class Bench:
 
     def run(self, seed: int, method: str) -> Run:
         """Go on with the seed's fine-tune by a method, and judge what would be published."""
-        before = self._before(seed)
+        before = self.before(seed)
         name, _, strength = method.partition("; strength ")
         protection = name.partition(",")[0]
         chosen = [
@@ -146,7 +146,8 @@ class Bench:
             target_right_before=known.target_right_before if known else right(self.backbone, before, target),
         )
 
-    def _before(self, seed: int) -> Artifact:
+    def before(self, seed: int) -> Artifact:
+        """The fine-tune on the source that a seed begins with, made once."""
         folder = self._folder / f"source-{'trying-' if self._trying else ''}{seed}"
         if not (folder / "manifest.json").exists():
             config = TrainingConfig.parse(
