@@ -82,7 +82,7 @@ def _measured(case: Case, rows: int, draws: int) -> dict[str, Any]:
     home = _FOLDER / "home"
     environment = os.environ | {"GRAFT_HOME": str(home.absolute()), "HF_HUB_OFFLINE": "1"}
 
-    def graft(*arguments: str | Path) -> tuple[dict[str, Any], float]:
+    def graft(*arguments: str | Path) -> tuple[Any, float]:
         command = [sys.executable, "-m", "graftwork", *map(str, arguments), "--json"]
         began = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -292,7 +292,7 @@ def _taken(name: str, one: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _curves(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, one in found.items():
         for curve in one["told"]["transfer"]["curves"]:
             points = ", ".join(f"{point['rows']}: {point['accuracy']['value']:.1%}" for point in curve["points"])
