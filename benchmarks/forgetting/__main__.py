@@ -32,7 +32,7 @@ def main() -> None:
     asked.results.parent.mkdir(parents=True, exist_ok=True)
     trying = asked.strengths is not None
     methods = [
-        f"{method} {strength:g}" if trying and method in ("l2-sp", "ewc") else method
+        f"{method}; strength {strength:g}" if trying and method in ("l2-sp", "ewc") else method
         for strength in (asked.strengths if trying else [0.0])
         for method in asked.only
     ]

@@ -19,6 +19,7 @@ from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteModel
 from graftwork.backbones.images import ImageReader, read_preprocessing
 from graftwork.backbones.inspect import inspect_model
+from graftwork.backbones.scratch import trains_from_scratch
 from graftwork.backbones.targets import linear_targets
 from graftwork.data.media import Media
 from graftwork.errors import DataRejected, ModalityMismatch, ModelUnsupported
@@ -161,3 +162,10 @@ def test_low_rank_updates_go_into_attention_and_not_into_convolutions(image_mode
     assert len(linear_targets(open_backbone(image_model("vit")))["attention"]) == 2
     with pytest.raises(ModelUnsupported, match="low-rank"):
         linear_targets(open_backbone(image_model("efficientnet-lite")))
+
+
+def test_a_network_whose_statistics_come_from_pretraining_is_not_measured_from_scratch(
+    image_model: Callable[[str], Path],
+) -> None:
+    assert trains_from_scratch(open_backbone(image_model("vit")))
+    assert not trains_from_scratch(open_backbone(image_model("efficientnet-lite")))

@@ -32,6 +32,21 @@ def test_transfer_is_measured_on_the_rows_it_was_trained_on(
     assert "against the best training from scratch" in said.out
 
 
+def test_training_measures_it_at_once(
+    graft: Graft, home: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftwork.training.references._MOST_EPOCHS", 1)
+    monkeypatch.setattr("graftwork.training.references.RATES", (1e-3,))
+    monkeypatch.setattr("graftwork.cli.transfer.DRAWS", 0)
+    line = ["train", str(rows_file), "--base", "tiny", "--name", "acme/measured", "--strategy", "feature-extraction"]
+    made = graft([*line, "--transfer", "--json"]).json
+    later = graft(["evaluate", "acme/measured", "--transfer", str(rows_file), "--draws", "0", "--json"]).json
+    assert (made["reference"], made["transfer"]) == ("acme/measured@1", later["transfer"])
+    assert [one["name"] for one in made["transfer"]["against"]] == ["scratch", "scratch until it stops"]
+    refused = graft([*line, "--transfer", "--dry-run", "--json"])
+    assert (refused.code, refused.error["message"]) == (2, "--transfer cannot be given with --dry-run")
+
+
 def test_mistakes_are_told(graft: Graft, home: Path, tmp_path: Path) -> None:
     other = write_rows(tmp_path / "other.csv", seed=3)
     refused = graft(["evaluate", "acme/topics", "--transfer", str(other), "--json"])

@@ -5,8 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.network import untrained_model, with_stack
+
+
+def trains_from_scratch(backbone: Backbone) -> bool:
+    """Whether training can begin with random weights in a way that is fair to it.
+
+    Batch normalisation divides by statistics that are gathered in pretraining. Fine-tuning keeps them as they are, and
+    without them such a network would be measured at less than it can do.
+    """
+    return not any(isinstance(module, _BatchNorm) for module in backbone.model.modules())
 
 
 def scratch_backbone(backbone: Backbone) -> Backbone:

@@ -14,6 +14,9 @@ from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
     from graftwork.cli.training.ground import Ground
+    from graftwork.cli.training.rows import Given
+    from graftwork.evaluation.transfer import TransferReport
+    from graftwork.registry.versions import AdapterVersion
     from graftwork.training.config import TrainingConfig
     from graftwork.wiring import Services
 
@@ -72,9 +75,26 @@ def _train_to_classify(opened: Services, asked: TrainRequest, ground: Ground) ->
         tell_rate(opened, ground, given, as_json=asked.as_json)
     else:
         published, trained = train_and_publish(opened, ground, given, RunOptions.of(asked))
-        tell_trained(published, trained, as_json=asked.as_json)
-        if ground.previous is not None and not asked.as_json:
+        if asked.as_json:
+            transfer = _transfer(opened, published, given, quiet=True) if asked.transfer else None
+            tell_trained(published, trained, as_json=True, transfer=transfer)
+            return
+        tell_trained(published, trained, as_json=False)
+        if asked.transfer:
+            from graftwork.cli.transfer import print_transfer
+
+            print_transfer(_transfer(opened, published, given, quiet=False), published)
+        if ground.previous is not None:
             tell_way_back(published, ground.previous)
+
+
+def _transfer(opened: Services, published: AdapterVersion, given: Given, *, quiet: bool) -> TransferReport:
+    from graftwork.cli.progress import DrawnProgress
+    from graftwork.cli.transfer import DRAWS, measured_transfer
+
+    with DrawnProgress(quiet=quiet) as progress:
+        found, _ = measured_transfer(opened, published, given.rows, given.test, draws=DRAWS, progress=progress)
+    return found
 
 
 def _refuse_generation(config: TrainingConfig) -> None:

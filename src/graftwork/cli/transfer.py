@@ -8,8 +8,14 @@ from graftwork.cli.session import services
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
+    from graftwork.cli.progress import DrawnProgress
     from graftwork.data.dataset import Dataset
     from graftwork.evaluation.transfer import Against, TransferReport
+    from graftwork.registry.versions import AdapterVersion
+    from graftwork.wiring import Services
+
+DRAWS = 2
+"""Of rows at each point of the learning curves, unless said otherwise."""
 
 
 def tell_transfer(reference: str, rows: Dataset, test: Dataset | None, *, draws: int, as_json: bool) -> None:
@@ -22,47 +28,66 @@ def tell_transfer(reference: str, rows: Dataset, test: Dataset | None, *, draws:
         draws: of rows at each point of the learning curves.
         as_json: as one JSON document.
     """
-    from graftwork.cli.console import print_evaluation_table, print_json, say
+    from graftwork.cli.console import print_json, say
     from graftwork.cli.progress import DrawnProgress
-    from graftwork.data.clean import clean_dataset
-    from graftwork.evaluation.tables import curves_table, transfer_table
 
     with services() as opened, DrawnProgress(quiet=as_json) as progress:
         version = opened.catalog.resolve(reference)
-        if version.manifest.tasks:
-            raise SettingsInvalid(
-                f"{version.reference} answers several tasks, and --transfer measures adapters of one",
-                remedy="Train the task alone and measure that, or train with --compare-single.",
-            )
-        artifact = opened.catalog.read(version)
-        from graftwork.training.evidence import KeptEvidence, gather_evidence
-        from graftwork.training.measuring import measure_transfer, split_again
-
-        clean = None if test is None else clean_dataset(test)
-        judged = split_again(version.manifest, rows, clean)
-        progress.stage("loading the base model", None)
-        backbone = opened.backbone(opened.bases.resolve(version.base))
-        found = measure_transfer(
-            backbone,
-            artifact,
-            judged,
-            seconds=version.record.get("total_seconds"),
-            draws=draws,
-            folder=opened.settings.home / "references",
-            progress=progress,
-        )
-        opened.catalog.note(version, "transfer", noted(found))
-        if clean is not None or judged.test.digest == version.manifest.dataset.test_digest:
-            place = opened.settings.home / "evidence", version.digest, rows.digest
-            kept = KeptEvidence(*place, None if clean is None else clean.digest)
-            progress.stage("keeping what a report needs", None)
-            kept.keep(gather_evidence(backbone, artifact, rows if clean is None else clean, judged, rows))
-            kept.keep_transfer(found)
+        found, seen = measured_transfer(opened, version, rows, test, draws=draws, progress=progress)
     if as_json:
-        print_json({"model": version.reference, "digest": version.digest, "seen": judged.seen, "transfer": found})
+        print_json({"model": version.reference, "digest": version.digest, "seen": seen, "transfer": found})
         return
-    if judged.seen:
-        say(f"{judged.seen} test rows were left out: the adapter was trained on their texts.")
+    if seen:
+        say(f"{seen} test rows were left out: the adapter was trained on their texts.")
+    print_transfer(found, version)
+
+
+def measured_transfer(
+    opened: Services,
+    version: AdapterVersion,
+    rows: Dataset,
+    test: Dataset | None,
+    *,
+    draws: int,
+    progress: DrawnProgress,
+) -> tuple[TransferReport, int]:
+    """What transfer was worth for a version, which is noted beside it, and how many test rows it had seen.
+
+    Raises:
+        SettingsInvalid: if it answers several tasks, or stands on another adapter.
+        DataRejected: if it was trained on other rows.
+    """
+    from graftwork.data.clean import clean_dataset
+
+    if version.manifest.tasks:
+        raise SettingsInvalid(
+            f"{version.reference} answers several tasks, and --transfer measures adapters of one",
+            remedy="Train the task alone and measure that, or train with --compare-single.",
+        )
+    artifact = opened.catalog.read(version)
+    from graftwork.training.measuring import measure_transfer, split_again
+
+    judged = split_again(version.manifest, rows, None if test is None else clean_dataset(test))
+    progress.stage("loading the base model", None)
+    backbone = opened.backbone(opened.bases.resolve(version.base))
+    found = measure_transfer(
+        backbone,
+        artifact,
+        judged,
+        seconds=version.record.get("total_seconds"),
+        draws=draws,
+        folder=opened.settings.home / "references",
+        progress=progress,
+    )
+    opened.catalog.note(version, "transfer", noted(found))
+    return found, judged.seen
+
+
+def print_transfer(found: TransferReport, version: AdapterVersion) -> None:
+    """The figures, and the verdict below them."""
+    from graftwork.cli.console import print_evaluation_table, say
+    from graftwork.evaluation.tables import curves_table, transfer_table
+
     print_evaluation_table(transfer_table(found, name=version.reference))
     if found.curves:
         print_evaluation_table(curves_table(found))
@@ -73,7 +98,10 @@ def verdict(found: TransferReport) -> str:
     """One sentence: whether transfer helped, by the best that was trained from scratch."""
     best = _best_from_scratch(found)
     if best is None:
-        return "Cannot tell: nothing could be trained from scratch on these rows."
+        return (
+            "Cannot tell: nothing was trained from scratch. Of some labels there are too few rows, or the network has "
+            "batch normalisation, whose statistics come from its pretraining."
+        )
     gap = best.difference.difference
     measured = f"{100 * gap.value:+.1f} points of accuracy [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
     if best.verdict == "helped":

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
-from graftwork.backbones.scratch import scratch_backbone
+from graftwork.backbones.scratch import scratch_backbone, trains_from_scratch
 from graftwork.data.similar import near_duplicate_groups
 from graftwork.data.split import split_dataset
 from graftwork.errors import DataRejected
@@ -89,7 +89,7 @@ class References:
     _validation: dict[tuple[str, int], Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     def run(self, kind: Kind, *, count: int | None = None, draw: int = 0) -> MadeReference | None:
-        """Make a reference, or take the one that is kept; None when so few rows cannot be trained on.
+        """Make a reference, or take the one that is kept; None when so few rows, or such a network, cannot be trained.
 
         Training from scratch has the adapter's architecture with random weights, all of them trained, in as many epochs
         as the adapter may have, or (`scratch until it stops`) until the validation loss no longer falls. Its head
@@ -104,6 +104,8 @@ class References:
         Raises:
             StorageError: if it cannot be kept.
         """
+        if kind.startswith("scratch") and not trains_from_scratch(self.backbone):
+            return None
         rows = self.rows if count is None or count >= len(self.rows) else self._drawn(count, draw)
         if not kind.startswith("scratch"):
             run = self._made(kind, rows, self._config(kind, draw))

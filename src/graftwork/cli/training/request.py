@@ -109,6 +109,14 @@ class TrainRequest:
             "continued-pretraining; auto tries them and chooses without labels.",
         ),
     ] = None
+    transfer: Annotated[
+        bool,
+        typer.Option(
+            "--transfer",
+            help="After publishing, measure what transfer was worth against training from scratch; takes minutes. "
+            "graft evaluate REF --transfer FILE does so later.",
+        ),
+    ] = False
     max_bytes: Annotated[
         str | None,
         typer.Option(

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING
 from graftwork.cli.tasks import print_tasks
 
 if TYPE_CHECKING:
+    from graftwork.evaluation.transfer import TransferReport
     from graftwork.registry.versions import AdapterVersion
     from graftwork.training.job import Trained
 
 
-def tell_trained(published: AdapterVersion, trained: Trained, *, as_json: bool) -> None:
-    """How it was judged, what was chosen, and what it took."""
+def tell_trained(
+    published: AdapterVersion, trained: Trained, *, as_json: bool, transfer: TransferReport | None = None
+) -> None:
+    """How it was judged, what was chosen, and what it took; as JSON also what transfer was worth, if that is known."""
     from graftwork.cli.console import file_size, print_evaluation_table, print_findings, print_json, say
     from graftwork.cli.describe import describe_adapter
     from graftwork.evaluation.tables import forgetting_table, quality_table
 
     if as_json:
-        print_json(describe_adapter(published, with_manifest=True))
+        described = describe_adapter(published, with_manifest=True)
+        print_json(described if transfer is None else described | {"transfer": transfer})
         return
     print_findings(trained.report.findings)
     if trained.artifact.manifest.tasks:
