@@ -80,10 +80,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.settings = settings
         self.home = home
 
-    def fit(self, X: Inputs, y: ArrayLike, adapt_to: ArrayLike | None = None) -> Self:  # noqa: N803
+    def fit(self, X: Inputs, y: ArrayLike, adapt_to: Inputs | None = None) -> Self:  # noqa: N803
         """Train on texts `X` (`[rows]` or `[rows, 1]`) and their labels `y` (`[rows]`; texts, numbers or truth values).
 
-        `adapt_to` are texts of the domain it shall answer in, without labels; the setting `adaptation` says how.
+        `adapt_to` are rows like `X`, of the domain it shall answer in; the setting `adaptation` says how.
 
         Raises:
             DataRejected: if they are no texts, labels are missing or of several types, or nothing sound can be
@@ -102,7 +102,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 remedy="Give labels of one type.",
             )
         rows = Dataset.from_lists(texts, [str(label) for label in labels], source="X")
-        target = None if adapt_to is None else unlabelled(_texts(adapt_to), source="adapt_to")
+        target = None if adapt_to is None else unlabelled(self._inputs(adapt_to, "adapt_to"), source="adapt_to")
         trained = train(self._backbone(), rows, config=self._config(), adapt_to=target)
         self.artifact_ = trained.artifact
         self.report_ = trained.report
@@ -135,8 +135,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with open_services(self._settings()) as services:
             return services.catalog.publish(name, artifact, expected_latest=expected_latest)
 
-    def _inputs(self, X: Inputs) -> Sequence[str]:  # noqa: N803
-        return _texts(cast(ArrayLike, X))
+    def _inputs(self, X: Inputs, name: str = "X") -> Sequence[str]:  # noqa: N803
+        return _texts(cast(ArrayLike, X), name)
 
     def _fitted(self) -> Any:
         if not hasattr(self, "artifact_"):
@@ -201,8 +201,8 @@ class ImageClassifier(TextClassifier):
         tags.input_tags.string = False
         return tags
 
-    def _inputs(self, X: Inputs) -> Sequence[str]:  # noqa: N803
-        """Media of the kind that the class is for.
+    def _inputs(self, X: Inputs, name: str = "X") -> Sequence[str]:  # noqa: N803
+        """Media of the kind that the class is for; messages call them `name`.
 
         Raises:
             DataRejected: with every row that is none, or cannot be read.
@@ -211,7 +211,7 @@ class ImageClassifier(TextClassifier):
 
         one, several, given_as = _CALLED[self._modality]
         if isinstance(X, (str, bytes, Path)):
-            raise DataRejected(f"X is one {one}", remedy=f"Give a list of {several}, even of one.")
+            raise DataRejected(f"{name} is one {one}", remedy=f"Give a list of {several}, even of one.")
         kind = kind_of(self._modality)
         found: list[Media] = []
         problems = []
@@ -224,7 +224,7 @@ class ImageClassifier(TextClassifier):
             except TypeError:
                 wrong = f"is {type(given).__name__}, and no {given_as}"
             if wrong:
-                problems.append(Problem(f"X, row {row}", wrong))
+                problems.append(Problem(f"{name}, row {row}", wrong))
             else:
                 found.append(media)
         if problems:
@@ -355,21 +355,23 @@ def _is_missing(label: object) -> bool:
         return True  # pandas.NA, which answers neither yes nor no
 
 
-def _texts(X: ArrayLike) -> Sequence[str]:  # noqa: N803
-    """Texts from a list, an array, a series, or a table of one column.
+def _texts(X: ArrayLike, name: str) -> Sequence[str]:  # noqa: N803
+    """Texts from a list, an array, a series, or a table of one column; messages call them `name`.
 
     Raises:
         DataRejected: with every row that is no text.
     """
     if isinstance(X, str):
-        raise DataRejected("X is one text", remedy="Give a list of texts, even of one.")
+        raise DataRejected(f"{name} is one text", remedy="Give a list of texts, even of one.")
     values = X if isinstance(X, list) else np.asarray(X, dtype=object)
     if isinstance(values, np.ndarray):
         if values.ndim > 2 or (values.ndim == 2 and values.shape[1] != 1):
-            raise DataRejected(f"X has the shape {values.shape}", remedy="Give one text a row: [rows] or [rows, 1].")
+            raise DataRejected(
+                f"{name} has the shape {values.shape}", remedy="Give one text a row: [rows] or [rows, 1]."
+            )
         values = values.ravel().tolist()
     problems = [
-        Problem(f"X, row {row}", f"is {type(value).__name__}, not text")
+        Problem(f"{name}, row {row}", f"is {type(value).__name__}, not text")
         for row, value in enumerate(values, start=1)
         if not isinstance(value, str)
     ]

@@ -34,10 +34,14 @@ def refuse_adaptation(adapt_to: Path | None, adaptation: str | None, **beside: b
         )
 
 
-def read_target(file: Path | None, *, text: str, encoding: str | None, delimiter: str | None) -> Dataset | None:
+def read_target(
+    file: Path | None, *, text: str, encoding: str | None, delimiter: str | None, skip_bad: bool
+) -> Dataset | None:
     """The rows of --adapt-to; None without it."""
     if file is None:
         return None
+    from graftwork.data.clean import without_unreadable
     from graftwork.data.unlabelled import read_unlabelled
 
-    return read_unlabelled(file, text=text, encoding=encoding, delimiter=delimiter)
+    rows = read_unlabelled(file, text=text, encoding=encoding, delimiter=delimiter)
+    return without_unreadable(rows) if skip_bad else rows

@@ -301,7 +301,7 @@ def train(
             ancestors=chain if previous is None else chain[1:],
             continued=None if previous is None else chain[0],
             replay=None if replay is None else read(replay, label=label),
-            adapt_to=read_target(adapt_to, text=text, encoding=encoding, delimiter=delimiter),
+            adapt_to=read_target(adapt_to, text=text, encoding=encoding, delimiter=delimiter, skip_bad=skip_bad),
             sources=[read(source, label=label) for source in sources or []],
             max_bytes=most_bytes,
             expected_latest=expected_latest,

@@ -17,7 +17,7 @@ from graftwork.adaptation.chain import check_chain, inherited
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
 from graftwork.data.check import check_dataset
-from graftwork.data.media import check_modality
+from graftwork.data.media import PLURALS, check_modality
 from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord
@@ -110,7 +110,9 @@ def train(
         SettingsInvalid: if the settings do not fit the base model or a chain, or the run to resume is another one.
         TrainingInterrupted: if the run was asked to stop.
     """
-    config = with_adaptation(config or TrainingConfig(), given=adapt_to is not None, on_top=bool(ancestors))
+    config = with_adaptation(
+        config or TrainingConfig(), given=adapt_to is not None, on_top=bool(ancestors), reads=backbone.modality
+    )
     run = run or Run()
     prepare_process(backbone, config, resume=run.resume)
     refuse_without_start(config.forgetting)
@@ -155,7 +157,7 @@ def _train(
         progress.advance(steps)
 
     with clock.stage("features"):
-        progress.stage(f"reading {backbone.modality}s through the backbone", len(prepared.rows))
+        progress.stage(f"reading {PLURALS[backbone.modality]} through the backbone", len(prepared.rows))
         features = backbone.embed(prepared.rows.texts, max_length=max_length, progress=advance)
     with clock.stage("probe"):
         progress.stage("fitting the probe", None)
