@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 ROWS = 300
 PREPROCESSOR = "preprocessor_config.json"
-_CACHE = Path(".cache/graftwork")
-_PIXELS = 112
+CACHE = Path(".cache/graftwork")
+PIXELS = 112
 _WAYS = {
     "frozen": ("feature-extraction", []),
     "adapted": ("partial", ["partial.freeze_layers=10", "fine_tuning.epochs=4"]),
@@ -62,21 +62,22 @@ def measure(backbone: Backbone, way: str, seed: int) -> Outcome:
 
     strategy, assignments = _WAYS[way]
     config = TrainingConfig.parse(strategy=strategy, seed=seed, assignments=[*assignments, "test_share=0"])
-    artifact = train(backbone, _drawn(_rows("google", "train"), seed), config=config).artifact
+    artifact = train(backbone, _drawn(rows_of("google", "train"), seed), config=config).artifact
     google, twitter = (_accuracy(backbone, artifact, vendor) for vendor in ("google", "twitter"))
     return Outcome(way, seed, google, twitter, sum(map(len, artifact.files.values())))
 
 
-def _rows(vendor: str, part: str) -> Dataset:
+def rows_of(vendor: str, part: str) -> Dataset:
+    """The emoji of a vendor; `part` is train or test."""
     from graftwork.data.read import read_dataset
 
-    return read_dataset(_CACHE / "datasets" / "emoji" / vendor / part)
+    return read_dataset(CACHE / "datasets" / "emoji" / vendor / part)
 
 
 @cache
 def _bare(backbone: Backbone, vendor: str) -> Tensor:
     """Vectors of the frozen network: the same for all seeds."""
-    return backbone.embed(_rows(vendor, "test").texts)
+    return backbone.embed(rows_of(vendor, "test").texts)
 
 
 def _drawn(rows: Dataset, seed: int) -> Dataset:
@@ -90,7 +91,7 @@ def _accuracy(backbone: Backbone, artifact: Artifact, vendor: str) -> float:
 
     from graftwork.adaptation.inference import adapted_features, head_logits
 
-    rows = _rows(vendor, "test")
+    rows = rows_of(vendor, "test")
     features = (
         adapted_features(backbone, artifact, rows.texts) if artifact.manifest.tensors else _bare(backbone, vendor)
     )
@@ -139,26 +140,31 @@ def _reading(model: Path, pixels: int) -> Iterator[Path]:
         yield folder
 
 
-def main() -> None:
-    """Measure what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=_CACHE / "models" / "efficientnet-lite0")
-    parser.add_argument("--pixels", type=int, default=_PIXELS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    arguments = parser.parse_args()
+def open_network(model: Path, pixels: int) -> Backbone:
+    """The network of a folder, reading pictures of `pixels` a side."""
     from graftwork.backbones.inspect import inspect_model
     from graftwork.backbones.load import load_backbone
 
-    with _reading(arguments.model, arguments.pixels) as folder:
+    with _reading(model, pixels) as folder:
         found = inspect_model(folder)
-        backbone = load_backbone(
+        return load_backbone(
             folder,
             fingerprint=found.fingerprint,
             tokenizer=found.tokenizer,
             metadata=found.metadata,
             dtype="float32",
         )
-    kept = _CACHE / "bench" / f"pictures-{found.fingerprint[:12]}.jsonl"
+
+
+def main() -> None:
+    """Measure what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=CACHE / "models" / "efficientnet-lite0")
+    parser.add_argument("--pixels", type=int, default=PIXELS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    arguments = parser.parse_args()
+    backbone = open_network(arguments.model, arguments.pixels)
+    kept = CACHE / "bench" / f"pictures-{backbone.fingerprint[:12]}.jsonl"
     outcomes = list(_kept(kept))
     done = {(one.way, one.seed) for one in outcomes}
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -127,12 +127,14 @@ def test_what_the_package_offers() -> None:
         "Client": "graftwork.client",
         "AudioClassifier": "graftwork.classifier",
         "ImageClassifier": "graftwork.classifier",
+        "MultiTaskClassifier": "graftwork.multitask",
         "TextClassifier": "graftwork.classifier",
     }
     assert sorted(graftwork.__all__) == [
         "AudioClassifier",
         "Client",
         "ImageClassifier",
+        "MultiTaskClassifier",
         "TextClassifier",
         "__version__",
     ]

@@ -141,7 +141,7 @@ def test_what_media_cannot_do_is_refused_before_anything_is_read(vit: Backbone, 
         "continued-pretraining guesses masked tokens, and images, which this base reads, have none"
     ]
     texts = unlabelled([f"text {number}" for number in range(30)], source="tweets.csv")
-    with pytest.raises(ModalityMismatch, match="tweets.csv holds texts, and .* images"):
+    with pytest.raises(ModalityMismatch, match=r"tweets\.csv holds texts, and .* images"):
         train(vit, rows, adapt_to=texts, config=config("none", "feature-extraction"))
 
 
@@ -160,7 +160,8 @@ def test_any_folder_and_any_list_of_paths_is_a_domain(phones: Path, studio: Path
     assert {frozenset(rows.texts) for rows in read} == {frozenset(read_unlabelled(phones / "paths.csv").texts)}
     assert all(set(rows.labels) == {""} and rows.modality == "image" for rows in read)
     assert [as_line(note) for note in read[0].notes] == [
-        "info: 1 files are no images and were left out (2023/notes.md). Nothing to do, unless they were meant to be some."
+        "info: 1 files are no images and were left out (2023/notes.md). "
+        "Nothing to do, unless they were meant to be some."
     ]
     assert len(read_unlabelled(studio)) == 30
 
