@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     compile: bool = Field(
         True, description="whether a server compiles the frozen network for its processor, in the background"
     )
+    prices: Path | None = Field(
+        None, description="YAML file of prices for graft cost; the examples that come with the package by default"
+    )
 
     @property
     def resolved_database_url(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graftwork.cli.options import Json, ReferenceArgument, examples
+from graftwork.cli.ranking import SortKey, accuracy_of, interval_text, ratio_of, sorted_by
 from graftwork.cli.replies import generates, print_replies, stored_evaluation
 from graftwork.cli.session import services
 from graftwork.cli.tasks import print_tasks
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
-    app.command("list", epilog=examples("graft list", "graft list --tenant acme --json"))(list_adapters)
+    app.command(
+        "list", epilog=examples("graft list", "graft list --tenant acme --json", "graft list --sort transfer-ratio")
+    )(list_adapters)
     app.command(epilog=examples("graft show acme/news", "graft show acme/news@1 --json"))(show)
     app.command(epilog=examples("graft lineage acme/news", "graft lineage minilm"))(lineage)
     app.command(
@@ -38,6 +41,9 @@ def list_adapters(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     base: Annotated[str | None, typer.Option(help="Only those made for this base model.")] = None,
     search: Annotated[str | None, typer.Option(help="Text that occurs in names, strategies or labels.")] = None,
+    sort: Annotated[
+        SortKey | None, typer.Option("--sort", help="The best, smallest, fastest or newest first; by name by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the newest version of every adapter."""
@@ -46,15 +52,17 @@ def list_adapters(
 
     with services() as opened:
         found = opened.catalog.list(tenant=tenant, base=base, search=search)
+        found = found if sort is None else sorted_by(found, sort)
+        measured = [_measured(version, sort) for version in found]
     if as_json:
-        print_json([describe_adapter(version) for version in found])
+        print_json([{**describe_adapter(version), **more} for version, more in zip(found, measured, strict=True)])
         return
     if not found:
         say("No adapter here. Train one: graft train FILE --base BASE --name TENANT/NAME")
         return
     print_table(
         "",
-        ("adapter", "aliases", "strategy", "base", "classes", "size", "of base", "published"),
+        ("adapter", "aliases", "strategy", "base", "classes", "size", "of base", "published", *_column(sort)),
         [
             (
                 version.reference,
@@ -65,10 +73,31 @@ def list_adapters(
                 file_size(version.size_bytes),
                 f"{version.size_bytes / version.base_size_bytes:.2%}",
                 moment(version.created_at),
+                *(_cell(value) for value in more.values()),
             )
-            for version in found
+            for version, more in zip(found, measured, strict=True)
         ],
     )
+
+
+def _column(sort: SortKey | None) -> tuple[str, ...]:
+    """The column that the order comes from, where there is none of it anyhow."""
+    return (sort.replace("-", " "),) if sort in ("transfer-ratio", "accuracy", "seconds") else ()
+
+
+def _measured(version: AdapterVersion, sort: SortKey | None) -> dict[str, Any]:
+    """What the order comes from, and no column tells anyhow."""
+    if sort == "accuracy":
+        return {"accuracy": accuracy_of(version)}
+    if sort == "transfer-ratio":
+        return {"transfer_ratio": ratio_of(version)}
+    return {"seconds": version.record.get("total_seconds")} if sort == "seconds" else {}
+
+
+def _cell(value: Any) -> str:
+    if value is None or not isinstance(value, float):
+        return interval_text(value, percent=False)
+    return f"{value:.1f}"
 
 
 def show(reference: ReferenceArgument, as_json: Json = False) -> None:

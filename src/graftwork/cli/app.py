@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from graftwork import __version__
-from graftwork.cli import adapters, base, compare, data, demo, export, judge, plan, serve, store, train
+from graftwork.cli import (
+    adapters,
+    base,
+    compare,
+    cost,
+    data,
+    demo,
+    export,
+    judge,
+    leaderboard,
+    plan,
+    serve,
+    store,
+    train,
+)
 from graftwork.cli.options import examples
 
 app = typer.Typer(
@@ -46,9 +60,11 @@ base.register(app)
 data.register(app)
 train.register(app)
 plan.register(app)
+cost.register(app)
 judge.register(app)
 compare.register(app)
 adapters.register(app)
+leaderboard.register(app)
 export.register(app)
 store.register(app)
 serve.register(app)

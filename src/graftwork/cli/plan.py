@@ -109,8 +109,10 @@ def tell_plan(made: Plan, config: TrainingConfig, *, flops_per_second: float | N
 
 def _described(made: Plan, config: TrainingConfig, rate: float) -> dict[str, Any]:
     return {
-        **{name: value for name, value in vars(made).items() if name != "memory"},
+        **{name: value for name, value in vars(made).items() if name not in ("memory", "work")},
         "memory": vars(made.memory),
+        "flops": made.flops,
+        "work": vars(made.work),
         "flops_per_second": rate,
         "matrix_seconds": made.seconds(rate),
         "settings": config.model_dump(mode="json"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graftwork.cli.session import services
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
-    from graftwork.evaluation.transfer import TransferReport
+    from graftwork.evaluation.transfer import Against, TransferReport
 
 
 def tell_transfer(reference: str, rows: Dataset, test: Dataset | None, *, draws: int, as_json: bool) -> None:
@@ -49,6 +49,7 @@ def tell_transfer(reference: str, rows: Dataset, test: Dataset | None, *, draws:
             folder=opened.settings.home / "references",
             progress=progress,
         )
+        opened.catalog.note(version, "transfer", noted(found))
     if as_json:
         print_json({"model": version.reference, "digest": version.digest, "seen": judged.seen, "transfer": found})
         return
@@ -62,10 +63,9 @@ def tell_transfer(reference: str, rows: Dataset, test: Dataset | None, *, draws:
 
 def verdict(found: TransferReport) -> str:
     """One sentence: whether transfer helped, by the best that was trained from scratch."""
-    scratch = [one for one in found.against if one.name.startswith("scratch")]
-    if not scratch:
+    best = _best_from_scratch(found)
+    if best is None:
         return "Cannot tell: nothing could be trained from scratch on these rows."
-    best = max(scratch, key=lambda one: one.accuracy.value)
     gap = best.difference.difference
     measured = f"{100 * gap.value:+.1f} points of accuracy [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
     if best.verdict == "helped":
@@ -76,3 +76,22 @@ def verdict(found: TransferReport) -> str:
             "Take another base model, or adapt more of this one."
         )
     return f"No difference shown: {measured} against the best training from scratch ({best.name})."
+
+
+def noted(found: TransferReport) -> dict[str, Any]:
+    """What is noted of it beside the version, where lists and estimates find it."""
+    best = _best_from_scratch(found)
+    stopped = next((one.seconds for one in found.against if one.name == "scratch until it stops"), None)
+    return {
+        "ratio": None if best is None else best.ratio.model_dump(mode="json"),
+        "against": None if best is None else best.name,
+        "verdict": None if best is None else best.verdict,
+        "train_rows": found.train_rows,
+        "test_rows": found.test_rows,
+        "scratch_seconds": stopped,
+    }
+
+
+def _best_from_scratch(found: TransferReport) -> Against | None:
+    scratch = [one for one in found.against if one.name.startswith("scratch")]
+    return max(scratch, key=lambda one: one.accuracy.value, default=None)

@@ -146,6 +146,7 @@ class Catalog:
         tenant: str | None = None,
         base: str | None = None,
         search: str | None = None,
+        older: bool = False,
     ) -> list[AdapterVersion]:
         """The newest version of each name, by tenant and name. No blob is read.
 
@@ -154,11 +155,12 @@ class Catalog:
             tenant: of this tenant only.
             base: made for this base model only (see `BaseModels.resolve`).
             search: text that occurs, in any case, in tenant/name, the strategy or a label.
+            older: the older versions too.
 
         Raises:
             NotFound: if there is no such base model.
         """
-        conditions = [NEWEST]
+        conditions = [] if older else [NEWEST]
         if tenant is not None:
             conditions.append(adapters.c.tenant == tenant)
         if search:
@@ -221,6 +223,26 @@ class Catalog:
             ArtifactInvalid: if it cannot be understood.
         """
         return _read_manifest(self._blobs, digest, self._limits)[0]
+
+    def note(self, version: AdapterVersion, name: str, content: dict[str, Any]) -> AdapterVersion:
+        """Note something beside a version, in place of what was noted under that name; the version stays what it is.
+
+        Args:
+            version: the version.
+            name: in its record.
+            content: JSON.
+
+        Raises:
+            NotFound: if it was removed meanwhile.
+        """
+        row = adapter_versions.c.id == version.row
+        with self._database.write() as connection:
+            record = connection.scalar(sa.select(adapter_versions.c.record).where(row))
+            if record is None:
+                raise NotFound(f"{version.reference} was removed meanwhile", remedy="graft list shows what there is.")
+            connection.execute(sa.update(adapter_versions).where(row).values(record={**record, name: content}))
+            reference = Reference(version.tenant, version.name, version.version)
+            return self._found(connection, reference, version.version, EVERYTHING)
 
     def set_alias(
         self,

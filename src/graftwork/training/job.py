@@ -63,7 +63,8 @@ class Trained:
         artifact: what can be published.
         report: what the check of the rows found.
         evaluation: how good it is on the test rows; None when there are none.
-        record: facts of this run that are no part of the adapter's identity: seconds by stage.
+        record: facts of this run that are no part of the adapter's identity: seconds by stage, epochs that were run,
+            and of texts what was read.
     """
 
     artifact: Artifact
@@ -200,7 +201,28 @@ def _train(
     artifact.check()
     if max_bytes is not None:
         check_budget(artifact, max_bytes)
-    return Trained(artifact, report, evaluation, {"seconds": clock.seconds})
+    record = {"seconds": clock.seconds, **_read(backbone, prepared, max_length)}
+    if candidate.judged:
+        record["epochs"] = candidate.judged[-1].epoch
+    return Trained(artifact, report, evaluation, record)
+
+
+def _read(backbone: TextBackbone, prepared: PreparedRows, max_length: int) -> dict[str, Any]:
+    """Rows and tokens that were read, from which the run can be planned after it; nothing for media."""
+    if backbone.modality != "text":
+        return {}
+    lengths, tested = (
+        [len(ids) for ids in backbone.encode(texts, max_length)] for texts in (prepared.rows.texts, prepared.test.texts)
+    )
+    return {
+        "read": {
+            "rows": len(lengths),
+            "tokens": sum(lengths),
+            "longest": max(lengths),
+            "test_rows": len(tested),
+            "test_tokens": sum(tested),
+        }
+    }
 
 
 def _as_child(

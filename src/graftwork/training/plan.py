@@ -55,6 +55,67 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Work:
+    """Operations of matrix products, products and sums, by part.
+
+    Attributes:
+        tokens: of all rows that are not held out for the judgement.
+        learned: of those that a delta is trained on; the rest validate.
+        epochs: at most.
+        whole: operations a token of the base's forward.
+        tail: the same of the adapted layers' forward.
+        step: the same of the adapted layers, forwards and backwards; 0 when nothing but the head is trained.
+        signs: what was trained is stored as signs, whose scales are trained after it.
+        searched: what looking for the split may take.
+    """
+
+    tokens: int
+    learned: int
+    epochs: int
+    whole: float
+    tail: float
+    step: float
+    signs: bool
+    searched: int
+
+    @property
+    def reading(self) -> float:
+        """All rows through the base, for the probe."""
+        return self.tokens * self.whole
+
+    @property
+    def trunk(self) -> float:
+        """All rows through the layers below the adapted ones, once."""
+        return self.tokens * (self.whole - self.tail) if self.step else 0.0
+
+    @property
+    def epoch(self) -> float:
+        """The optimizer steps of an epoch."""
+        return self.learned * self.step
+
+    @property
+    def evaluation(self) -> float:
+        """The validation rows through the adapted layers."""
+        return (self.tokens - self.learned) * self.tail if self.step else 0.0
+
+    @property
+    def scaling(self) -> float:
+        """Training the scales of signs: a pass over the training rows, forwards and backwards."""
+        return self.epoch if self.signs else 0.0
+
+    @property
+    def comparing(self) -> float:
+        """Answers before and after the scales were trained: training rows once, validation rows thrice."""
+        return self.learned * self.tail + 3 * self.evaluation if self.signs else 0.0
+
+    @property
+    def total(self) -> int:
+        """Of the whole run at most, judgement aside."""
+        trained = self.epochs * self.epoch + (self.epochs + 1) * self.evaluation
+        return round(self.reading + self.trunk + trained + self.scaling + self.comparing) + self.searched
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run will take.
 
@@ -71,7 +132,7 @@ class Plan:
         longest: tokens of the longest row.
         steps: optimizer steps at most.
         memory: bytes by part.
-        flops: products and sums of matrix products of the whole run at most.
+        work: operations by part.
     """
 
     strategy: str
@@ -86,7 +147,12 @@ class Plan:
     longest: int
     steps: int
     memory: Memory
-    flops: int
+    work: Work
+
+    @property
+    def flops(self) -> int:
+        """Products and sums of matrix products of the whole run at most."""
+        return self.work.total
 
     def seconds(self, flops_per_second: float) -> float:
         """The matrix products alone at this rate: the run takes longer, by what lies between them."""
@@ -149,7 +215,7 @@ def make_plan(
             cache=cached if cached <= tuning.cache_gb * 1e9 else 0,
             anchors={"l2-sp": 1, "ewc": 2}.get(config.forgetting.protection or "none", 0),
         ),
-        flops=_flops(counts, shape, lengths, config) + _searched(strategy, config),
+        work=_work(counts, shape, lengths, strategy, config),
     )
 
 
@@ -206,16 +272,20 @@ def _trained_rows(lengths: Sequence[int], config: TrainingConfig) -> int:
     return len(lengths) - round(len(lengths) * config.validation_share)
 
 
-def _flops(counts: Counts, shape: Shape, lengths: Sequence[int], config: TrainingConfig) -> int:
+def _work(counts: Counts, shape: Shape, lengths: Sequence[int], strategy: str, config: TrainingConfig) -> Work:
     """All rows through the base for the probe; then trunk once, and tail for every epoch and validation."""
-    tokens = sum(lengths)
-    total = tokens * counts.whole
-    if counts.trained:
-        learned = tokens * _trained_rows(lengths, config) // len(lengths)
-        epochs = config.fine_tuning.epochs
-        total += tokens * (counts.whole - counts.tail)
-        total += epochs * learned * counts.step + (epochs + 1) * (tokens - learned) * counts.tail
-    return total // (shape.rows * shape.common)
+    tokens, run = sum(lengths), shape.rows * shape.common
+    settings = config.settings_of(strategy)
+    return Work(
+        tokens=tokens,
+        learned=tokens * _trained_rows(lengths, config) // len(lengths),
+        epochs=config.fine_tuning.epochs,
+        whole=counts.whole / run,
+        tail=counts.tail / run,
+        step=counts.step / run if counts.trained else 0.0,
+        signs=getattr(settings, "store", "") == "one-bit",
+        searched=_searched(strategy, config),
+    )
 
 
 def _searched(strategy: str, config: TrainingConfig) -> int:

@@ -1,0 +1,117 @@
+"""Plans of runs on a file, by strategy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graftwork.errors import ModelUnsupported
+
+if TYPE_CHECKING:
+    from graftwork.data.dataset import Dataset
+    from graftwork.data.report import DataReport
+    from graftwork.registry.base_rows import BaseModel
+    from graftwork.training.config import TrainingConfig
+    from graftwork.training.costs import Rows
+    from graftwork.training.plan import Plan
+    from graftwork.training.rows import PreparedRows
+    from graftwork.wiring import Services
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What runs on these rows would take.
+
+    Attributes:
+        base: the base model.
+        report: what the check of the rows found.
+        prepared: the rows, split.
+        rows: what is to be known of them.
+        plans: by strategy as it was asked for.
+        dtype: of the frozen base.
+    """
+
+    base: BaseModel
+    report: DataReport
+    prepared: PreparedRows
+    rows: Rows
+    plans: dict[str, Plan]
+    dtype: str
+
+
+def plan_runs(
+    opened: Services,
+    base: str,
+    rows: Dataset,
+    test: Dataset | None,
+    config: TrainingConfig,
+    strategies: Sequence[str],
+) -> Planned:
+    """Check the rows and plan a run of each strategy; no weights are read.
+
+    Args:
+        opened: the installation.
+        base: the base model.
+        rows: rows to train on.
+        test: rows to judge on, or None to hold some out.
+        config: the training settings; their strategy does not count.
+        strategies: what would be trained; `auto` is planned as the dearest thing it may come to train.
+
+    Raises:
+        DataRejected: if the check finds errors.
+        ModelUnsupported: if the base is no model of texts.
+    """
+    from graftwork.backbones.device import choose_device, choose_dtype, dtype_name
+    from graftwork.backbones.network import read_config
+    from graftwork.backbones.tokenizer import load_tokenizer
+    from graftwork.data.check import check_dataset
+    from graftwork.training.candidates import dearest
+    from graftwork.training.costs import Rows
+    from graftwork.training.plan import make_plan
+    from graftwork.training.rows import prepare_rows
+
+    found = opened.bases.resolve(base)
+    if found.metadata.modality != "text":
+        raise ModelUnsupported(
+            f"{base} is a {found.metadata.domain} model, and plans are made for models of texts",
+            remedy="Take a base of domain nlp: graft base list shows the domains.",
+        )
+    folder = opened.bases.fetch(found)
+    tokenizer = load_tokenizer(folder, prompt=found.metadata.prompt)
+    limit = min(config.max_length or found.metadata.max_length, found.metadata.max_length)
+    began = time.perf_counter()
+    report = check_dataset(rows, tokenizer=tokenizer, max_length=limit, test=test)
+    report.raise_for_errors()
+    prepared = prepare_rows(rows, test, config)
+    checked = time.perf_counter() - began
+    lengths = [len(ids) for ids in tokenizer.encode(prepared.rows.texts, limit)]
+    dtype = choose_dtype(choose_device(opened.settings.device), opened.settings.dtype)
+    asked = {name: config.model_copy(update={"strategy": name}) for name in strategies}
+    made: dict[str, Plan] = {}
+    for one in asked.values():
+        trained = dearest(one)
+        if trained not in made:
+            made[trained] = make_plan(
+                read_config(folder),
+                one,
+                strategy=trained,
+                lengths=lengths,
+                classes=len(prepared.label_names),
+                dtype=dtype,
+            )
+    return Planned(
+        base=found,
+        report=report,
+        prepared=prepared,
+        rows=Rows(
+            count=len(prepared.rows),
+            classes=len(prepared.label_names),
+            test=len(prepared.test),
+            test_tokens=sum(map(len, tokenizer.encode(prepared.test.texts, limit))),
+            check_seconds=checked,
+        ),
+        plans={name: made[dearest(one)] for name, one in asked.items()},
+        dtype=dtype_name(dtype),
+    )

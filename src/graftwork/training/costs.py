@@ -1,0 +1,180 @@
+"""Seconds and bytes of a run, told before it: a plan's operations by measured rates, stage by stage.
+
+    features   all rows through the base                        operations / rate of reading
+    probe      logistic regression                              rows x width x classes x its measured seconds
+    strategy   trunk once, validations, answers before scales   operations / rate of reading
+               optimizer steps, training of scales              operations / rate of that strategy's steps
+    judge      test rows through the base, once or twice        operations / rate of reading, and the intervals
+
+Loading and checking are taken as they were measured. Hardware that is not here has the published peak times a stated
+utilisation for everything that is matrix products, and this machine's seconds for the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graftwork.evaluation.estimates import Correction
+    from graftwork.prices import Hardware
+    from graftwork.training.plan import Plan
+    from graftwork.training.rates import Rates
+
+SCRATCH_EPOCHS = 12
+"""Epochs after which training from scratch is taken to stop where the registry has measured none."""
+SCRATCH_RATES = 3
+"""Learning rates that training from scratch tries, as `graft evaluate --transfer` does."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a run.
+
+    Attributes:
+        count: rows that are not held out for the judgement.
+        classes: number of classes.
+        test: rows it is judged on.
+        test_tokens: of these together.
+        check_seconds: that checking all of them takes, measured.
+    """
+
+    count: int
+    classes: int
+    test: int
+    test_tokens: int
+    check_seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is expected to take.
+
+    Attributes:
+        strategy: what is trained.
+        stages: seconds by stage.
+        peak_bytes: most memory of the process.
+        ratio: by which history corrected the seconds; 1 without history.
+        bytes_ratio: by which history corrected the bytes.
+        corrected_by: runs that the correction comes from.
+    """
+
+    strategy: str
+    stages: dict[str, float]
+    peak_bytes: int
+    ratio: float = 1.0
+    bytes_ratio: float = 1.0
+    corrected_by: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return sum(self.stages.values()) * self.ratio
+
+    @property
+    def corrected_bytes(self) -> int:
+        """Bytes at the peak, corrected."""
+        return round(self.peak_bytes * self.bytes_ratio)
+
+    def corrected(self, correction: Correction | None) -> Estimate:
+        """The same with what earlier runs on this machine took in proportion to their estimates."""
+        if correction is None:
+            return self
+        return replace(
+            self,
+            ratio=correction.seconds,
+            bytes_ratio=correction.bytes,
+            corrected_by=correction.runs,
+        )
+
+
+def estimate_run(strategy: str, plan: Plan, rates: Rates, rows: Rows, hardware: Hardware | None = None) -> Estimate:
+    """What a run is expected to take when it trains for all its epochs.
+
+    Args:
+        strategy: as it was asked for; `auto` has the plan of the dearest thing it may come to train.
+        plan: of the run.
+        rates: of this machine.
+        rows: of the run.
+        hardware: where it would run; None for this machine.
+
+    Raises:
+        KeyError: if the strategy's steps were not measured, and it would run here.
+    """
+    work, speed = plan.work, _Speed.of(plan, rates, hardware)
+    batches = math.ceil(rows.count / rates.batch_size)
+    stages = {
+        "load": rates.load or 0.0,
+        "check": rows.check_seconds,
+        "features": speed.read(work.reading, batches),
+        "probe": rates.probe * rows.count * plan.width * rows.classes,
+        "strategy": _training(plan, speed, batches),
+        "judge": _judging(plan, speed, rates, rows),
+    }
+    return Estimate(strategy, stages, rates.process_bytes + plan.memory.peak)
+
+
+def scratch_seconds(full: Plan, rates: Rates, rows: Rows, hardware: Hardware | None, *, epochs: int) -> float:
+    """Seconds of training the same architecture from random weights, with one learning rate after the other.
+
+    Args:
+        full: the plan of full fine-tuning.
+        rates: of this machine.
+        rows: of the run.
+        hardware: where it would run; None for this machine.
+        epochs: after which it stops.
+    """
+    work = replace(full.work, epochs=epochs, signs=False)
+    speed = _Speed.of(full, rates, hardware)
+    steps = math.ceil(full.steps / max(1, full.work.epochs)) * epochs
+    plan = replace(full, work=work, steps=steps)
+    return SCRATCH_RATES * _training(plan, speed, math.ceil(rows.count / rates.batch_size))
+
+
+def _training(plan: Plan, speed: _Speed, batches: int) -> float:
+    work = plan.work
+    if not work.step:
+        return 0.0
+    epoch_steps = plan.steps / work.epochs
+    validations = (work.epochs + 1) * work.evaluation
+    read = speed.read(work.trunk + validations + work.comparing, batches)
+    stepped = work.epochs * work.epoch + work.scaling
+    steps = plan.steps + (epoch_steps if work.signs else 0)
+    return read + speed.step(stepped, steps) + speed.step(work.searched, 0)
+
+
+def _judging(plan: Plan, speed: _Speed, rates: Rates, rows: Rows) -> float:
+    if not rows.test:
+        return 0.0
+    passes = 2 if plan.work.step else 1
+    read = speed.read(passes * rows.test_tokens * plan.work.whole, math.ceil(rows.test / rates.batch_size))
+    return read + passes * (rates.judging_fixed + rates.judging * rows.test)
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Seconds of operations.
+
+    Attributes:
+        reading: operations a second without gradients.
+        stepping: the same in optimizer steps.
+        least: seconds of a batch at least.
+    """
+
+    reading: float
+    stepping: float
+    least: float
+
+    @classmethod
+    def of(cls, plan: Plan, rates: Rates, hardware: Hardware | None) -> _Speed:
+        reached = None if hardware is None else hardware.flops_per_second
+        if hardware is not None and reached is not None:
+            return cls(reached, reached, hardware.step_ms / 1000)
+        return cls(rates.reading, rates.steps[plan.strategy] if plan.work.step else rates.reading, 0.0)
+
+    def read(self, operations: float, batches: float) -> float:
+        return max(operations / self.reading, batches * self.least) if operations else 0.0
+
+    def step(self, operations: float, steps: float) -> float:
+        return max(operations / self.stepping, steps * self.least)
