@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.domains import difference, remember_vectors
+from benchmarks.kept import CACHE, open_backbone
 from benchmarks.machine import describe
-from benchmarks.pictures import CACHE, PIXELS, open_network, rows_of
+from benchmarks.pictures import PIXELS, rows_of
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import Backbone
@@ -54,7 +55,9 @@ def main() -> None:
             if (level, seed, method) not in done
         ]
         if missing and not options.table:
-            backbone = open_network(CACHE / "models" / "efficientnet-lite0", PIXELS)
+            backbone = open_backbone(
+                CACHE / "models" / "efficientnet-lite0", {"size": {"height": PIXELS, "width": PIXELS}}
+            )
             if level == "probe":
                 remember_vectors(backbone)
             for key in missing:

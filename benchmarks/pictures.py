@@ -9,17 +9,14 @@ work. What is measured is kept, so that a run that was stopped goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.kept import CACHE, Kept, drawn, open_backbone
 from benchmarks.machine import describe
 
 if TYPE_CHECKING:
@@ -30,8 +27,6 @@ if TYPE_CHECKING:
     from graftwork.registry.artifact import Artifact
 
 ROWS = 300
-PREPROCESSOR = "preprocessor_config.json"
-CACHE = Path(".cache/graftwork")
 PIXELS = 112
 _WAYS = {
     "frozen": ("feature-extraction", []),
@@ -62,7 +57,7 @@ def measure(backbone: Backbone, way: str, seed: int) -> Outcome:
 
     strategy, assignments = _WAYS[way]
     config = TrainingConfig.parse(strategy=strategy, seed=seed, assignments=[*assignments, "test_share=0"])
-    artifact = train(backbone, _drawn(rows_of("google", "train"), seed), config=config).artifact
+    artifact = train(backbone, drawn(rows_of("google", "train"), ROWS, seed), config=config).artifact
     google, twitter = (_accuracy(backbone, artifact, vendor) for vendor in ("google", "twitter"))
     return Outcome(way, seed, google, twitter, sum(map(len, artifact.files.values())))
 
@@ -78,12 +73,6 @@ def rows_of(vendor: str, part: str) -> Dataset:
 def _bare(backbone: Backbone, vendor: str) -> Tensor:
     """Vectors of the frozen network: the same for all seeds."""
     return backbone.embed(rows_of(vendor, "test").texts)
-
-
-def _drawn(rows: Dataset, seed: int) -> Dataset:
-    import numpy as np
-
-    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:ROWS]))
 
 
 def _accuracy(backbone: Backbone, artifact: Artifact, vendor: str) -> float:
@@ -123,39 +112,6 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
         print(f"| {way}, less frozen, paired | {len(seeds)} | {told[0]} | {told[1]} | |")
 
 
-def _kept(file: Path) -> Iterator[Outcome]:
-    if file.exists():
-        yield from (Outcome(**json.loads(line)) for line in file.read_text().splitlines())
-
-
-@contextmanager
-def _reading(model: Path, pixels: int) -> Iterator[Path]:
-    """A folder of the same network whose preprocessing gives pictures of another size."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for file in ("config.json", "model.safetensors"):
-            (folder / file).symlink_to((model / file).resolve())
-        settings = json.loads((model / PREPROCESSOR).read_text()) | {"size": {"height": pixels, "width": pixels}}
-        (folder / PREPROCESSOR).write_text(json.dumps(settings))
-        yield folder
-
-
-def open_network(model: Path, pixels: int) -> Backbone:
-    """The network of a folder, reading pictures of `pixels` a side."""
-    from graftwork.backbones.inspect import inspect_model
-    from graftwork.backbones.load import load_backbone
-
-    with _reading(model, pixels) as folder:
-        found = inspect_model(folder)
-        return load_backbone(
-            folder,
-            fingerprint=found.fingerprint,
-            tokenizer=found.tokenizer,
-            metadata=found.metadata,
-            dtype="float32",
-        )
-
-
 def main() -> None:
     """Measure what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,17 +119,16 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=PIXELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
-    backbone = open_network(arguments.model, arguments.pixels)
-    kept = CACHE / "bench" / f"pictures-{backbone.fingerprint[:12]}.jsonl"
-    outcomes = list(_kept(kept))
+    size = {"height": arguments.pixels, "width": arguments.pixels}
+    backbone = open_backbone(arguments.model, {"size": size})
+    kept = Kept(f"pictures-{backbone.fingerprint[:12]}", Outcome)
+    outcomes = kept.outcomes()
     done = {(one.way, one.seed) for one in outcomes}
-    kept.parent.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         for way in _WAYS:
             if (way, seed) not in done:
                 outcomes.append(measure(backbone, way, seed))
-                with kept.open("a") as file:
-                    file.write(json.dumps(asdict(outcomes[-1])) + "\n")
+                kept.add(outcomes[-1])
     command = f"python -m benchmarks.pictures --pixels {arguments.pixels} --seeds {' '.join(map(str, arguments.seeds))}"
     print(f"{describe()}\n{command}; {ROWS} training pictures a seed\n")
     print_outcomes([one for one in outcomes if one.seed in arguments.seeds])

@@ -9,19 +9,16 @@ recording, in place of the silence that Whisper was pretrained with.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.kept import CACHE, Kept, drawn, open_backbone
 from benchmarks.machine import describe
 
 if TYPE_CHECKING:
@@ -29,8 +26,6 @@ if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
     from graftwork.data.media import Media
 
-_PREPROCESSOR = "preprocessor_config.json"
-_CACHE = Path(".cache/graftwork")
 _WAYS = {
     "frozen": ("feature-extraction", []),
     "LoRA": ("lora", ["lora.rank=8", "fine_tuning.epochs=4", "fine_tuning.learning_rate=5e-4"]),
@@ -82,23 +77,6 @@ def fill_with_repeats(backbone: Backbone) -> None:
     setattr(reader, "prepare", prepare)  # noqa: B010 - a method is replaced on purpose
 
 
-def drawn(rows: Dataset, count: int, seed: int) -> Dataset:
-    """That many rows, in their order."""
-    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:count]))
-
-
-@contextmanager
-def reading(model: Path, window: int) -> Iterator[Path]:
-    """A folder of the same network that reads windows of other length."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for file in ("config.json", "model.safetensors"):
-            (folder / file).symlink_to((model / file).resolve())
-        settings = json.loads((model / _PREPROCESSOR).read_text()) | {"chunk_length": window}
-        (folder / _PREPROCESSOR).write_text(json.dumps(settings))
-        yield folder
-
-
 def print_outcomes(outcomes: list[Outcome], test: Dataset) -> None:
     """Accuracy by way: the mean over seeds, and each seed's."""
     print("| way | seeds | accuracy | each | stored |\n| --- | --- | --- | --- | --- |")
@@ -116,17 +94,13 @@ def print_outcomes(outcomes: list[Outcome], test: Dataset) -> None:
 def _rows(part: str) -> Dataset:
     from graftwork.data.read import read_dataset
 
-    return read_dataset(_CACHE / "datasets" / "speech" / part)
-
-
-def _kept(file: Path) -> list[Outcome]:
-    return [Outcome(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+    return read_dataset(CACHE / "datasets" / "speech" / part)
 
 
 def main() -> None:
     """Measure what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=_CACHE / "models" / "whisper-base")
+    parser.add_argument("--model", type=Path, default=CACHE / "models" / "whisper-base")
     parser.add_argument("--window", type=int, default=3, help="seconds")
     parser.add_argument("--train", type=int, default=600, help="rows")
     parser.add_argument("--test", type=int, default=400, help="rows")
@@ -134,32 +108,19 @@ def main() -> None:
     parser.add_argument("--repeat", action="store_true", help="fill windows by repeating the recording")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     asked = parser.parse_args()
-    from graftwork.backbones.inspect import inspect_model
-    from graftwork.backbones.load import load_backbone
-
-    with reading(asked.model, asked.window) as folder:
-        found = inspect_model(folder)
-        backbone = load_backbone(
-            folder,
-            fingerprint=found.fingerprint,
-            tokenizer=found.tokenizer,
-            metadata=found.metadata,
-            dtype="float32",
-        )
+    backbone = open_backbone(asked.model, {"chunk_length": asked.window})
     if asked.repeat:
         fill_with_repeats(backbone)
-    kept = _CACHE / "bench" / f"speech-{found.fingerprint[:12]}{'-repeat' * asked.repeat}.jsonl"
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept = Kept(f"speech-{backbone.fingerprint[:12]}{'-repeat' * asked.repeat}", Outcome)
     test = drawn(_rows("test"), asked.test, 0)
-    outcomes = [one for one in _kept(kept) if (one.train, one.test) == (asked.train, len(test))]
+    outcomes = [one for one in kept.outcomes() if (one.train, one.test) == (asked.train, len(test))]
     done = {(one.way, one.seed) for one in outcomes}
     for seed in asked.seeds:
         for way in asked.ways:
             if (way, seed) not in done:
                 outcomes.append(measure(backbone, way, seed, asked.train, test))
                 print(outcomes[-1], flush=True)
-                with kept.open("a") as file:
-                    file.write(json.dumps(asdict(outcomes[-1])) + "\n")
+                kept.add(outcomes[-1])
     seeds = " ".join(map(str, asked.seeds))
     line = (
         f"--window {asked.window} --train {asked.train} --test {asked.test} --seeds {seeds}{' --repeat' * asked.repeat}"

@@ -30,12 +30,13 @@ MODULES = sorted(
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
+    "prices": set(),
     "data": set(),
     "registry": {"data"},
     "backbones": {"registry", "data"},
     "evaluation": {"registry", "data"},
     "adaptation": {"backbones", "registry", "data"},
-    "training": {"adaptation", "backbones", "evaluation", "registry", "data"},
+    "training": {"adaptation", "backbones", "evaluation", "registry", "data", "prices"},
     "serving": {"adaptation", "backbones", "registry", "data"},
     "client": set(),
     "demo": set(),
@@ -43,7 +44,7 @@ BELOW: dict[str, set[str]] = {
     "classifier": {"wiring", "settings", "training", "adaptation", "backbones", "registry", "data"},
     "api": {"wiring", "serving", "registry", "data"},
     "cli": {"wiring", "settings", "api", "client", "demo", "training", "serving", "evaluation", "backbones", "registry",
-            "data"},
+            "data", "prices"},
     "__init__": {"client", "classifier"},
     "__main__": {"cli"},
 }  # fmt: skip

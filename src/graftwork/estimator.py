@@ -20,7 +20,7 @@ from graftwork.training.config import TrainingConfig
 from graftwork.wiring import open_services
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.versions import AdapterVersion
 
 
@@ -87,7 +87,7 @@ class AdaptingEstimator(BaseEstimator):  # type: ignore[misc]
             place[last] = value
         return TrainingConfig.parse(**_plain(values))
 
-    def _backbone(self) -> TextBackbone:
+    def _backbone(self) -> Backbone:
         settings = self._settings()
         folder = Path(self.base)
         if folder.is_dir():
@@ -101,11 +101,11 @@ class AdaptingEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 _REMEMBERED = 4
-_backbones: OrderedDict[Hashable, TextBackbone] = OrderedDict()
+_backbones: OrderedDict[Hashable, Backbone] = OrderedDict()
 _loading = threading.Lock()
 
 
-def _remembered(key: Hashable, load: Callable[[], TextBackbone]) -> TextBackbone:
+def _remembered(key: Hashable, load: Callable[[], Backbone]) -> Backbone:
     """The backbone of that content, once a process: cross-validation makes many estimators over the same one."""
     with _loading:
         if key not in _backbones:
@@ -116,7 +116,7 @@ def _remembered(key: Hashable, load: Callable[[], TextBackbone]) -> TextBackbone
         return _backbones[key]
 
 
-def _from_folder(folder: Path, settings: Settings) -> TextBackbone:
+def _from_folder(folder: Path, settings: Settings) -> Backbone:
     found = inspect_model(folder)
     return load_backbone(
         folder,

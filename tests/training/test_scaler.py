@@ -38,7 +38,7 @@ def scaling(device: torch.device, precision: str) -> Iterator[Accelerator]:
 
 @pytest.fixture(autouse=True)
 def _on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graftwork.training.loop.accelerator_for", scaling)
+    monkeypatch.setattr("graftwork.training.tuning.accelerator_for", scaling)
 
 
 def overflowing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:

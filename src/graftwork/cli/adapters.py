@@ -220,7 +220,7 @@ def alias(
     remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Let an alias stand on a version; moving it to an older one rolls back. Without an alias: show the history."""
+    """Point an alias at a version; moving it to an older one rolls back. Without an alias: show the history."""
     from dataclasses import asdict
 
     from graftwork.cli.console import moment, print_json, print_table, say

@@ -18,6 +18,7 @@ from graftwork.cli import (
     judge,
     leaderboard,
     plan,
+    predict,
     serve,
     store,
     train,
@@ -61,6 +62,7 @@ data.register(app)
 train.register(app)
 plan.register(app)
 cost.register(app)
+predict.register(app)
 judge.register(app)
 compare.register(app)
 adapters.register(app)

@@ -127,14 +127,16 @@ def _add_base(opened: Services, folder: Path) -> None:
 
 def _train(opened: Services, tenant: _Tenant, data: Path) -> tuple[AdapterVersion, Trained]:
     from graftwork.cli.console import print_findings, say
-    from graftwork.cli.train import train_and_publish
+    from graftwork.cli.training.classifier import train_and_publish
+    from graftwork.cli.training.ground import Ground
+    from graftwork.cli.training.rows import Given
     from graftwork.data.read import read_dataset
     from graftwork.training.config import TrainingConfig
 
     rows = _first(read_dataset(data / tenant.data / "train.csv"), _ROWS)
     test = _first(read_dataset(data / tenant.data / "test.csv"), _ROWS // 2)
     config = TrainingConfig.parse(strategy=tenant.strategy, assignments=tenant.settings)
-    published, trained = train_and_publish(opened, "minilm", tenant.name, rows, test, config)
+    published, trained = train_and_publish(opened, Ground(tenant.name, "minilm", config), Given(rows, test))
     print_findings(trained.report.warnings)
     say(f"Published {published.reference} in {published.record['total_seconds']:.1f} s, judged on {len(test)} rows.")
     return published, trained

@@ -1,15 +1,14 @@
-"""`graft predict`, `graft evaluate`, `graft report`: asking an adapter, and judging it."""
+"""`graft evaluate`, `graft report`: judging an adapter, and how it was judged when it was trained."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graftwork.cli.asking import ask, class_indices, inputs_of, judged_part, seen_before
+from graftwork.cli.asking import JudgedPart, ask, class_indices, judged_part, seen_before
 from graftwork.cli.options import (
     Delimiter,
     Encoding,
@@ -19,177 +18,35 @@ from graftwork.cli.options import (
     SkipBad,
     TaskOption,
     TextColumn,
+    command_of,
     examples,
 )
+from graftwork.cli.reading import LABEL, TEXT, Reader
 from graftwork.cli.replies import (
-    MAX_NEW_TOKENS,
-    answer_prompts,
     generates,
     print_replies,
-    refuse_to_classify,
     refuse_to_generate,
     stored_evaluation,
     tell_judged,
 )
 from graftwork.cli.session import services
-from graftwork.cli.tasks import print_evaluation, print_tasks, tell_tasks
+from graftwork.cli.tasks import print_evaluation, print_tasks
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
+    from graftwork.evaluation.results import Evaluation
     from graftwork.evaluation.slices import Slice
     from graftwork.registry.versions import AdapterVersion
+    from graftwork.wiring import Services
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs to the command line."""
-    app.command(
-        epilog=examples(
-            'graft predict acme/news "Shares fell after the report"',
-            'graft predict acme/news:production "first text" "second text" --top-k 1 --json',
-            "cat texts.txt | graft predict acme/news -",
-            "graft predict acme/emoji cat.png dog.png",
-            'graft predict acme/replies "Where is my parcel?" --max-new-tokens 60   [dim]# it generates[/dim]',
-        )
-    )(predict)
-    app.command(
-        epilog=examples(
-            "graft evaluate acme/news --data fresh.csv",
-            "graft evaluate acme/news@2 --data fresh.csv --json",
-            "graft evaluate acme/news --data fresh.csv --by language",
-            "graft evaluate acme/news --transfer news.csv",
-        )
-    )(evaluate)
-    app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest:
+    """The options of `graft evaluate`."""
 
-
-def predict(
-    reference: ReferenceArgument,
-    texts: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="TEXT…", help="Texts, or files for a model of images or speech; - for one a line of the input."
-        ),
-    ],
-    top_k: Annotated[int | None, typer.Option(min=1, help="Labels to show for each text; 3 by default.")] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Most tokens to generate for a prompt; 128 by default.")
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="Draw tokens at this temperature; by default the most probable is taken."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the tokens that are drawn; 0 by default.")] = None,
-    task: TaskOption = None,
-    as_json: Json = False,
-) -> None:
-    """Classify texts with a published adapter, through the same engine that serves; or answer prompts.
-
-    While acme/eu~user7 has no adapter, acme/eu answers for it, and the answer says so. An adapter of several tasks
-    answers all of them from one pass, or the one that --task says.
-    """
-    from graftwork.cli.console import print_json, print_table, say, shortened
-    from graftwork.registry.reference import Reference, resolve_nearest
-    from graftwork.registry.tasks import task_of
-
-    if texts == ["-"]:
-        texts = _lines(sys.stdin.buffer)
-    _refuse_long(texts)
-    asked = Reference.parse(reference)
-    with services() as opened:
-        version = resolve_nearest(opened.catalog.resolve, asked)
-        if generates(version):
-            if top_k is not None:
-                refuse_to_generate(version, "--top-k")
-            answer_prompts(
-                opened,
-                version,
-                texts,
-                max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
-                temperature=temperature or 0.0,
-                seed=seed or 0,
-                as_json=as_json,
-            )
-            return
-        given = {"--max-new-tokens": max_new_tokens, "--temperature": temperature, "--seed": seed}
-        refuse_to_classify(version, [option for option, value in given.items() if value is not None])
-        (answer,) = ask(opened, [version], inputs_of(version, texts))
-    fallback = {"fallback_for": reference} if f"{version.tenant}/{version.name}" != asked.bare else {}
-    if answer.tasks:
-        tell_tasks(version, answer, texts, task=task, top_k=top_k, fallback=fallback, as_json=as_json)
-        return
-    task_of((), task, version.reference)
-    ranked = [_ranked(version, row, top_k or (len(version.labels) if as_json else 3)) for row in answer.probabilities]
-    if as_json:
-        print_json(
-            {
-                "model": version.reference,
-                "digest": version.digest,
-                **fallback,
-                "results": [
-                    {"text": text, "labels": [{"label": label, "score": score} for label, score in scores]}
-                    for text, scores in zip(texts, ranked, strict=True)
-                ],
-            }
-        )
-        return
-    if fallback:
-        say(f"{asked} has no adapter yet: ", (version.reference, "bold"), " answers for it.")
-    print_table(
-        version.reference,
-        ("text", "answer", "then"),
-        [
-            (
-                shortened(text, 60),
-                f"{scores[0][0]} {scores[0][1]:.1%}",
-                ", ".join(f"{label} {score:.1%}" for label, score in scores[1:]),
-            )
-            for text, scores in zip(texts, ranked, strict=True)
-        ],
-    )
-
-
-def _lines(stream: BinaryIO) -> list[str]:
-    """One text a line, empty lines left out."""
-    from graftwork.errors import DataUnreadable, Problem
-
-    texts: list[str] = []
-    problems = []
-    for number, line in enumerate(stream, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
-        except UnicodeDecodeError as error:
-            problems.append(Problem(f"line {number}", f"byte {error.start + 1} is not valid UTF-8"))
-            continue
-        if text.strip():
-            texts.append(text)
-    if problems:
-        raise DataUnreadable(
-            "standard input is no text", problems=problems[:20], remedy="Convert it to UTF-8, for example with iconv."
-        )
-    return texts
-
-
-def _refuse_long(texts: Sequence[str]) -> None:
-    from graftwork.data.rows import MAX_TEXT
-    from graftwork.errors import Problem, RequestTooLarge
-
-    problems = [
-        Problem(f"text {place}", f"has {len(text):,} characters")
-        for place, text in enumerate(texts, start=1)
-        if len(text) > MAX_TEXT
-    ]
-    if problems:
-        raise RequestTooLarge(
-            f"a text may have at most {MAX_TEXT:,} characters",
-            problems=problems,
-            remedy="Shorten it; models read no more than their first few hundred words.",
-        )
-
-
-def evaluate(
-    reference: ReferenceArgument,
-    file: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")] = None,
+    reference: ReferenceArgument
+    file: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows to judge on.")] = None
     transfer: Annotated[
         Path | None,
         typer.Option(
@@ -198,95 +55,145 @@ def evaluate(
             help="The rows it was trained on: train from scratch and the probe on them, too, and tell what transfer "
             "was worth, on the rows that were held out or on --data.",
         ),
-    ] = None,
+    ] = None
     draws: Annotated[
         int, typer.Option(min=0, help="With --transfer: draws of rows at each point of the learning curves.")
-    ] = 2,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
+    ] = 2
+    text: TextColumn = TEXT
+    label: LabelColumn = LABEL
     by: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN",
             help="Judge rows apart by this column too; `language` is detected where there is no such column.",
         ),
-    ] = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    skip_bad: SkipBad = False,
-    task: TaskOption = None,
-    as_json: Json = False,
-) -> None:
-    """Judge a published adapter, or one of its tasks, on labelled rows, or by what transfer was worth."""
-    from graftwork.cli.console import print_findings, print_json
-    from graftwork.cli.slices import slice_names, unknown_tokens
-    from graftwork.data.clean import clean_dataset, without_unreadable
-    from graftwork.data.media import check_modality
-    from graftwork.data.read import read_dataset
+    ] = None
+    encoding: Encoding = None
+    delimiter: Delimiter = None
+    skip_bad: SkipBad = False
+    task: TaskOption = None
+    as_json: Json = False
 
-    if file is not None and transfer is None and not by and task is None:
+    @property
+    def reader(self) -> Reader:
+        """How its files of labelled rows are read."""
+        return Reader(self.text, self.label, self.encoding, self.delimiter, skip_bad=self.skip_bad)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command(
+        epilog=examples(
+            "graft evaluate acme/news --data fresh.csv",
+            "graft evaluate acme/news@2 --data fresh.csv --json",
+            "graft evaluate acme/news --data fresh.csv --by language",
+            "graft evaluate acme/news --transfer news.csv",
+        )
+    )(command_of(EvaluateRequest, evaluate))
+    app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
+
+
+def evaluate(asked: EvaluateRequest) -> None:
+    """Judge a published adapter, or one of its tasks, on labelled rows; or measure what transfer was worth."""
+    if asked.file is not None and asked.transfer is None and not asked.by and asked.task is None:
         with services() as opened:
-            version = opened.catalog.resolve(reference)
+            version = opened.catalog.resolve(asked.reference)
             if generates(version):
-                tell_judged(opened, version, file, encoding, as_json=as_json)
+                tell_judged(opened, version, asked.file, asked.encoding, as_json=asked.as_json)
                 return
-
-    def read(path: Path) -> Dataset:
-        rows = read_dataset(path, text=text, label=label, encoding=encoding, delimiter=delimiter)
-        return without_unreadable(rows) if skip_bad else rows
-
-    if transfer is not None:
+    if asked.transfer is not None:
         from graftwork.cli.transfer import tell_transfer
 
-        tell_transfer(reference, read(transfer), None if file is None else read(file), draws=draws, as_json=as_json)
-        return
-    if file is None:
+        reader = asked.reader
+        test = None if asked.file is None else reader.read(asked.file)
+        rows = reader.read(asked.transfer)
+        tell_transfer(asked.reference, rows, test, draws=asked.draws, as_json=asked.as_json)
+    elif asked.file is None:
         raise SettingsInvalid("there are no rows to judge on", remedy="Name a file of labelled rows: --data FILE.")
-    given = read(file)
-    rows = clean_dataset(given)
-    names = slice_names(file, rows, by=by, text=text, encoding=encoding, delimiter=delimiter) if by else []
-    with services() as opened:
-        version = opened.catalog.resolve(reference)
-        refuse_to_generate(version, "--by, --task and --transfer")
-        check_modality(rows.texts, version.manifest.modality, reads=version.reference)
-        judged = judged_part(version, task)
-        truth = class_indices(judged, rows.labels, rows.rows, rows.source)
-        (answer,) = ask(opened, [version], rows.texts)
-        from graftwork.evaluation.evaluate import evaluate as measure
-
-        result = measure(
-            judged.probabilities(answer),
-            truth,
-            judged.labels,
-            majority=judged.majority,
-            dataset_digest=rows.digest,
-        )
-        slices: tuple[Slice, ...] = ()
-        if by:
-            from graftwork.evaluation.slices import evaluate_slices
-
-            tokenizer = opened.backbone(opened.bases.resolve(version.base)).tokenizer
-            slices = evaluate_slices(
-                judged.probabilities(answer),
-                truth,
-                judged.labels,
-                names,
-                majority=judged.majority,
-                unknown_tokens=None if tokenizer is None else unknown_tokens(tokenizer, rows.texts, names),
-            )
-    if as_json:
-        asked = {} if judged.task is None else {"task": judged.task.name}
-        sliced = {"by": by, "slices": slices} if by else {}
-        print_json({"model": version.reference, "digest": version.digest, **asked, "evaluation": result, **sliced})
     else:
-        if given.digest == judged.dataset.digest:
-            print_findings([seen_before(version, len(given))])
-        print_evaluation(judged.reference, result)
-        if by:
-            from graftwork.cli.console import print_evaluation_table
-            from graftwork.evaluation.slices import slices_table
+        _judge_on(asked.file, asked)
 
-            print_evaluation_table(slices_table(slices, by=by))
+
+@dataclass(frozen=True)
+class _Judgement:
+    """What was found: of which part of which version, and of the slices of the rows."""
+
+    version: AdapterVersion
+    part: JudgedPart
+    evaluation: Evaluation
+    slices: tuple[Slice, ...] = ()
+
+
+def _judge_on(file: Path, asked: EvaluateRequest) -> None:
+    """Judge on the labelled rows of a file, and print what was found."""
+    from graftwork.data.clean import clean_dataset
+
+    given = asked.reader.read(file)
+    rows = clean_dataset(given)
+    names = _slice_names(file, rows, asked)
+    with services() as opened:
+        found = _judgement(opened, rows, names, asked)
+    if asked.as_json:
+        _print_json(found, asked.by)
+    else:
+        _print_tables(found, given, asked.by)
+
+
+def _slice_names(file: Path, rows: Dataset, asked: EvaluateRequest) -> list[str] | None:
+    """The slice of each row; None where rows are not judged apart."""
+    from graftwork.cli.slices import slice_names
+
+    if not asked.by:
+        return None
+    return slice_names(file, rows, by=asked.by, text=asked.text, encoding=asked.encoding, delimiter=asked.delimiter)
+
+
+def _judgement(opened: Services, rows: Dataset, names: list[str] | None, asked: EvaluateRequest) -> _Judgement:
+    from graftwork.data.media import check_modality
+    from graftwork.evaluation.evaluate import evaluate as measure
+
+    version = opened.catalog.resolve(asked.reference)
+    refuse_to_generate(version, "--by, --task and --transfer")
+    check_modality(rows.texts, version.manifest.modality, reads=version.reference)
+    part = judged_part(version, asked.task)
+    truth = class_indices(part, rows.labels, rows.rows, rows.source)
+    (answer,) = ask(opened, [version], rows.texts)
+    own = part.probabilities(answer)
+    found = measure(own, truth, part.labels, majority=part.majority, dataset_digest=rows.digest)
+    if names is None:
+        return _Judgement(version, part, found)
+    return _Judgement(version, part, found, _slices(opened, version, part, own, truth, rows, names))
+
+
+def _slices(
+    opened: Services, version: AdapterVersion, part: JudgedPart, own: Any, truth: Any, rows: Dataset, names: list[str]
+) -> tuple[Slice, ...]:
+    from graftwork.cli.slices import unknown_tokens
+    from graftwork.evaluation.slices import evaluate_slices
+
+    tokenizer = opened.backbone(opened.bases.resolve(version.base)).tokenizer
+    unknown = None if tokenizer is None else unknown_tokens(tokenizer, rows.texts, names)
+    return evaluate_slices(own, truth, part.labels, names, majority=part.majority, unknown_tokens=unknown)
+
+
+def _print_json(found: _Judgement, by: str | None) -> None:
+    from graftwork.cli.console import print_json
+
+    task = {} if found.part.task is None else {"task": found.part.task.name}
+    sliced = {"by": by, "slices": found.slices} if by else {}
+    of = {"model": found.version.reference, "digest": found.version.digest}
+    print_json({**of, **task, "evaluation": found.evaluation, **sliced})
+
+
+def _print_tables(found: _Judgement, given: Dataset, by: str | None) -> None:
+    from graftwork.cli.console import print_evaluation_table, print_findings
+    from graftwork.evaluation.slices import slices_table
+
+    if given.digest == found.part.dataset.digest:
+        print_findings([seen_before(found.version, len(given))])
+    print_evaluation(found.part.reference, found.evaluation)
+    if by:
+        print_evaluation_table(slices_table(found.slices, by=by))
 
 
 def report(reference: ReferenceArgument, as_json: Json = False) -> None:
@@ -322,8 +229,3 @@ def report(reference: ReferenceArgument, as_json: Json = False) -> None:
     if manifest.decision:
         say(f"Chosen: {manifest.decision}.")
     print_findings(manifest.warnings)
-
-
-def _ranked(version: AdapterVersion, row: Any, count: int) -> list[tuple[str, float]]:
-    order = sorted(range(len(row)), key=lambda index: (-float(row[index]), index))
-    return [(version.labels[index], float(row[index])) for index in order[:count]]

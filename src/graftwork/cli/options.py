@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+
+R = TypeVar("R")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 ReferenceArgument = Annotated[
@@ -37,3 +41,23 @@ Delimiter = Annotated[str | None, typer.Option("--delimiter", help="Delimiter of
 def examples(*lines: str) -> str:
     """An epilog that lists examples, one a line."""
     return "\n".join(["[bold]Examples[/bold]", *(f"[dim]$[/dim] {line}" for line in lines)])
+
+
+def command_of(request: type[R], act: Callable[[R], None]) -> Callable[..., None]:
+    """A command whose options are the fields of a dataclass, and that hands it, filled in, to a function.
+
+    So every option is written once, and what was asked for is passed on as one value.
+
+    Args:
+        request: the dataclass; its fields are annotated as Typer's parameters are.
+        act: what the command does; its name is the command's, its docstring the help.
+    """
+
+    def command(**given: Any) -> None:
+        act(request(**given))
+
+    signature = inspect.signature(request, eval_str=True)
+    command.__name__, command.__doc__ = act.__name__, act.__doc__
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    command.__dict__["__signature__"] = signature
+    return command

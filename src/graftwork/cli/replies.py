@@ -1,10 +1,8 @@
-"""Adapters that generate: training them from conversations, asking and judging them."""
+"""Adapters that generate: asking and judging them, and refusing what is of classifiers alone."""
 
 from __future__ import annotations
 
 import sys
-import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,24 +14,14 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import TextBackbone
     from graftwork.backbones.causal import CausalModel
     from graftwork.backbones.chat import Chat, Template
-    from graftwork.data.conversations import Conversations
     from graftwork.evaluation.replies import RepliesEvaluation
     from graftwork.registry.artifact import Artifact
     from graftwork.registry.base_rows import BaseModel
     from graftwork.registry.manifest import BaseBits
     from graftwork.registry.versions import AdapterVersion
-    from graftwork.training.config import TrainingConfig
-    from graftwork.training.instructions import TrainedReplies
     from graftwork.wiring import Services
 
 MAX_NEW_TOKENS = 128
-
-
-def are_conversations(file: Path, *, text: str, label: str, encoding: str | None) -> bool:
-    """Whether a file holds conversations, unless its columns were named, as those of a classifier are."""
-    from graftwork.data.chatrows import holds_conversations
-
-    return (text, label) == ("text", "label") and file.is_file() and holds_conversations(file, encoding)
 
 
 def generates(version: AdapterVersion) -> bool:
@@ -77,77 +65,6 @@ def open_language_model(
     backbone = opened.backbone(base, bits=bits)
     folder = opened.bases.fetch(base)
     return open_causal(backbone, folder), load_chat(backbone, folder, template)
-
-
-def train_and_publish_replies(
-    opened: Services,
-    base: str,
-    name: str,
-    chats: Conversations,
-    test: Conversations | None,
-    config: TrainingConfig,
-    *,
-    expected_latest: int | None = None,
-    resume: bool = False,
-    log: Path | None = None,
-    tensorboard: Path | None = None,
-    quiet: bool = False,
-) -> tuple[AdapterVersion, TrainedReplies]:
-    """Train on conversations, with progress drawn, and publish the result as the next version of a name."""
-    from graftwork.cli.progress import DrawnProgress
-    from graftwork.training.instructions import check_settings, train_replies
-
-    config = check_settings(config)
-    started = time.perf_counter()
-    with DrawnProgress(quiet=quiet) as progress, ExitStack() as stack:
-        progress.note(f"{chats.source} holds conversations: learning to answer, not to classify")
-        progress.stage("loading the base model", None)
-        model, chat = open_language_model(
-            opened, opened.bases.resolve(base), config.generation.template, bits=config.base_dtype
-        )
-        from graftwork.training.interruption import on_sigterm
-        from graftwork.training.metrics import open_metrics
-        from graftwork.training.runs import METRICS, open_run
-
-        loaded = time.perf_counter()
-        wish = stack.enter_context(on_sigterm())
-        run = stack.enter_context(
-            open_run(opened.settings.home, name, resume=resume, interruption=wish, note=progress.note)
-        )
-        measured_in = log or (run.folder / METRICS if run.folder else None)
-        run.metrics = open_metrics(name, log=measured_in, tensorboard=tensorboard, note=progress.note)
-        stack.callback(run.metrics.close)
-        trained = train_replies(model, chat, chats, test=test, config=config, progress=progress, run=run)
-        record = {
-            "seconds": {"load": round(loaded - started, 3), **trained.record["seconds"]},
-            "total_seconds": round(time.perf_counter() - started, 3),
-            "rows_from": chats.source,
-        }
-        run.keep()
-        published = opened.catalog.publish(
-            name, trained.artifact, record=record, expected_latest=expected_latest, idempotency_key=run.id
-        )
-        run.finish()
-    return published, trained
-
-
-def tell_trained(published: AdapterVersion, trained: TrainedReplies) -> None:
-    """What was trained, in words."""
-    from graftwork.cli.console import file_size, print_findings, say
-
-    print_findings(trained.findings)
-    if trained.evaluation is not None:
-        print_replies(published.reference, trained.evaluation)
-    say(f"{trained.artifact.manifest.decision}.")
-    say(
-        "Published ",
-        (published.reference, "bold green"),
-        f", which generates, digest {published.digest[:12]}, {file_size(published.size_bytes)} "
-        f"({published.size_bytes / published.base_size_bytes:.2%} of the base), "
-        f"in {published.record['total_seconds']:.1f} s.",
-    )
-    name = f"{published.tenant}/{published.name}"
-    say(f'Next: graft predict {name} "your prompt"  ·  graft show {name}  tells how to serve it')
 
 
 def print_replies(name: str, evaluation: RepliesEvaluation) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from graftwork.errors import DataUnreadable, ModalityMismatch, Problem
+from graftwork.errors import DataRejected, DataUnreadable, ModalityMismatch, Problem
 
 Modality = Literal["text", "image", "audio"]
 
@@ -21,6 +21,8 @@ SUFFIXES: dict[Modality, tuple[str, ...]] = {
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
 }
 """Endings of files by what they hold."""
+MAX_BYTES = 64 * 2**20
+"""Bytes of a file that is decoded."""
 
 
 class Media(str):
@@ -102,6 +104,30 @@ def modality_of(item: str) -> Modality:
 def shown(item: str) -> str:
     """An input as messages show it: the text itself, or what media are called."""
     return item.name if isinstance(item, Media) else item
+
+
+def bytes_to_decode(media: Media, *, too_large: str) -> bytes:
+    """The bytes of a file that can be given to a decoder.
+
+    Args:
+        media: what to read.
+        too_large: the remedy for a file that is larger than `MAX_BYTES`.
+
+    Raises:
+        DataRejected: if it is empty or too large.
+        DataUnreadable: if its file has gone or changed.
+    """
+    data = media.read()
+    if not data:
+        raise refused(media, "is empty", "Leave it out.")
+    if len(data) > MAX_BYTES:
+        raise refused(media, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are read", too_large)
+    return data
+
+
+def refused(media: Media, what: str, remedy: str) -> DataRejected:
+    """The error that tells what is wrong with a file."""
+    return DataRejected(f"{media.name}: {what}", remedy=remedy)
 
 
 def suffix_modality(path: Path) -> Modality | None:

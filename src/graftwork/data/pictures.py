@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.data.media import Media
+from graftwork.data.media import Media, bytes_to_decode, refused
 from graftwork.errors import DataRejected, DependencyMissing
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 50_000_000
 """Pixels a picture may have: more than any common camera gives. What is larger would take 150 MB to decode."""
-MAX_BYTES = 64 * 2**20
-"""Bytes of a file."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 
@@ -39,29 +37,25 @@ def open_picture(media: Media) -> Image:
         raise DependencyMissing(
             "pictures are read by Pillow, which is not installed", remedy="Install it: pip install 'graftwork[vision]'."
         ) from error
-    data = media.read()
-    if not data:
-        raise _refused(media, "is empty", "Leave it out.")
-    if len(data) > MAX_BYTES:
-        raise _refused(media, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are read", "Make it smaller.")
+    data = bytes_to_decode(media, too_large="Make it smaller.")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 told = f"has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are decoded"
-                raise _refused(media, told, "Make it smaller.")
+                raise refused(media, told, "Make it smaller.")
             opened.load()
             return _rgb(ImageOps.exif_transpose(opened))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         told = f"is too large to be decoded: at most {MAX_PIXELS:,} pixels are"
-        raise _refused(media, told, "Make it smaller.") from error
+        raise refused(media, told, "Make it smaller.") from error
     except UnidentifiedImageError as error:
-        raise _refused(media, f"is none of {', '.join(_FORMATS)}", "Save it in one of these formats.") from error
+        raise refused(media, f"is none of {', '.join(_FORMATS)}", "Save it in one of these formats.") from error
     except DataRejected:
         raise
     except Exception as error:
         # Decoders meet damaged bytes in many ways, and tell of them by as many types.
-        raise _refused(
+        raise refused(
             media, f"is damaged: {error or type(error).__name__}", "Save it again, or leave it out."
         ) from error
 
@@ -87,7 +81,3 @@ def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
         values = values // 257
     eight: NDArray[np.uint8] = np.clip(values, 0, 255).astype(np.uint8)
     return eight
-
-
-def _refused(media: Media, what: str, remedy: str) -> DataRejected:
-    return DataRejected(f"{media.name}: {what}", remedy=remedy)

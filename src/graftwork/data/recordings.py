@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.data.media import Media
-from graftwork.errors import DataRejected, DependencyMissing
+from graftwork.data.media import Media, bytes_to_decode, refused
+from graftwork.errors import DependencyMissing
 
 MAX_SECONDS = 600
 """Seconds a recording may last."""
 MAX_SAMPLES = MAX_SECONDS * 48_000 * 2
 """Samples of all channels: ten minutes in stereo at 48 kHz, 230 MB decoded."""
-MAX_BYTES = 64 * 2**20
-"""Bytes of a file."""
 
 _RATES = (4_000, 384_000)  # the filter that resamples is as long as the rate in the worst case
 Samples = NDArray[np.float32]
@@ -47,11 +45,7 @@ def read_recording(media: Media, *, seconds: float = MAX_SECONDS) -> tuple[Sampl
             "recordings are read by soundfile, which is not installed",
             remedy="Install it: pip install 'graftwork[speech]'.",
         ) from error
-    data = media.read()
-    if not data:
-        raise _refused(media, "is empty", "Leave it out.")
-    if len(data) > MAX_BYTES:
-        raise _refused(media, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are read", "Cut it into pieces.")
+    data = bytes_to_decode(media, too_large="Cut it into pieces.")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as opened:
             rate = int(opened.samplerate)
@@ -60,11 +54,11 @@ def read_recording(media: Media, *, seconds: float = MAX_SECONDS) -> tuple[Sampl
             samples: Samples = opened.read(wanted, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         told = f"is damaged, or of a format that is not read: {error}"
-        raise _refused(media, told, "Save it as WAV, FLAC, Ogg or MP3, or leave it out.") from error
+        raise refused(media, told, "Save it as WAV, FLAC, Ogg or MP3, or leave it out.") from error
     if len(samples) < wanted:
-        raise _refused(media, f"is cut short: {len(samples):,} of {wanted:,} samples are there", "Save it again.")
+        raise refused(media, f"is cut short: {len(samples):,} of {wanted:,} samples are there", "Save it again.")
     if not np.isfinite(samples).all():
-        raise _refused(media, "holds values that are no numbers", "Save it again, or leave it out.")
+        raise refused(media, "holds values that are no numbers", "Save it again, or leave it out.")
     return samples.mean(axis=1), rate
 
 
@@ -95,14 +89,10 @@ def _check_header(media: Media, opened: Any) -> None:
     """Refuse what is too much, or nothing, before it is decoded."""
     rate, frames = opened.samplerate, opened.frames
     if frames <= 0:
-        raise _refused(media, "holds no sound", "Leave it out.")
+        raise refused(media, "holds no sound", "Leave it out.")
     if not _RATES[0] <= rate <= _RATES[1]:
         told = f"has {rate:,} samples a second; {_RATES[0]:,} to {_RATES[1]:,} are read"
-        raise _refused(media, told, "Save it at 16,000.")
+        raise refused(media, told, "Save it at 16,000.")
     if frames > MAX_SECONDS * rate or frames * opened.channels > MAX_SAMPLES:
         told = f"lasts {frames / rate:,.0f} s in {opened.channels} channels; at most {MAX_SECONDS} s in stereo are read"
-        raise _refused(media, told, "Cut it into pieces.")
-
-
-def _refused(media: Media, what: str, remedy: str) -> DataRejected:
-    return DataRejected(f"{media.name}: {what}", remedy=remedy)
+        raise refused(media, told, "Cut it into pieces.")

@@ -30,7 +30,7 @@ from graftwork.serving.own import OwnDelta, own_reader
 from graftwork.serving.stats import Meter
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.artifact import Artifact
     from graftwork.registry.manifest import Manifest, Pooling
 
@@ -138,7 +138,7 @@ class AdapterCache:
             self._touch(kept)
             return kept.adapter
 
-    def load(self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place]) -> Future[LoadedAdapter]:
+    def load(self, key: AdapterKey, backbone: Backbone, places: Mapping[str, Place]) -> Future[LoadedAdapter]:
         """Load an adapter; callers that come while it loads share the one load.
 
         The future may end with `StorageTimeout`; a load that is late is kept all the same when it has come.
@@ -175,9 +175,7 @@ class AdapterCache:
         self._meter.add(host_offloads=offloaded)
         return offloaded
 
-    def _load(
-        self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place], above: int = 0
-    ) -> LoadedAdapter:
+    def _load(self, key: AdapterKey, backbone: Backbone, places: Mapping[str, Place], above: int = 0) -> LoadedAdapter:
         kept = self.get(key)
         if kept is not None:
             return kept
@@ -201,7 +199,7 @@ class AdapterCache:
         return self._keep(adapter)
 
     def _load_parent(
-        self, key: AdapterKey, backbone: TextBackbone, places: Mapping[str, Place], above: int
+        self, key: AdapterKey, backbone: Backbone, places: Mapping[str, Place], above: int
     ) -> LoadedAdapter:
         """In the thread that loads the child: one that waited for another could wait for ever."""
         try:
@@ -260,7 +258,7 @@ class AdapterCache:
 def load_adapter(
     key: AdapterKey,
     artifact: Artifact,
-    backbone: TextBackbone,
+    backbone: Backbone,
     places: Mapping[str, Place],
     parent: LoadedAdapter | None = None,
 ) -> LoadedAdapter:
@@ -277,45 +275,22 @@ def load_adapter(
         BaseMismatch: it was made for another base, tokenizer, prompt or shape.
         ArtifactInvalid: its bytes or tensors are not what they should be.
     """
-    if artifact.digest != key.digest:
-        raise ArtifactInvalid(
-            f"another adapter was read than was asked for: {artifact.digest[:12]} instead of {key.digest[:12]}",
-            remedy="Run `graft fsck`.",
-        )
     manifest = artifact.manifest
-    if manifest.purpose != "classification":
-        raise ModelUnsupported(
-            "this adapter generates text, and this server classifies",
-            remedy="Ask it with graft predict, or serve it with vLLM or LoRAX: graft show tells the commands.",
-        )
+    _check_asked_for(key, artifact)
     check_belongs(manifest, backbone)
     artifact.check()
     _check_parent(manifest, parent)
     head = _read_head(artifact.files[_HEAD], manifest, backbone.device)
-    delta, own = None, None
-    if manifest.tensors:
-        config, tensors = artifact.files[CONFIG], artifact.files[TENSORS]
-        read_own = own_reader(config)
-        if read_own is None:
-            delta = read_delta(config, tensors, places, backbone.dtype)
-        else:
-            own = read_own(config, tensors, backbone)
+    delta, own = _read_changes(artifact, backbone, places)
     shares = None
     if parent is not None and own is not None:
         raise _not_chained("it changes the base in another way than by updates that add up")
     if parent is not None and parent.delta is not None:
         shares = parent.body if delta is None else None
         delta = parent.delta if delta is None else stacked_delta(parent.delta, delta)
+    tasks = columns_of(manifest)
     adapter = LoadedAdapter(
-        key,
-        manifest.labels,
-        manifest.pooling,
-        manifest.max_length,
-        head,
-        delta,
-        own,
-        shares,
-        tasks=columns_of(manifest),
+        key, manifest.labels, manifest.pooling, manifest.max_length, head, delta, own, shares, tasks=tasks
     )
     if adapter.split is not None and adapter.split < manifest.split:
         raise ArtifactInvalid(
@@ -323,6 +298,33 @@ def load_adapter(
             remedy="Train and publish it again.",
         )
     return replace(adapter, domain=embedding_domain(backbone, adapter, manifest.pooling))
+
+
+def _check_asked_for(key: AdapterKey, artifact: Artifact) -> None:
+    """Refuse another artifact than was asked for, and one that is no classifier."""
+    if artifact.digest != key.digest:
+        raise ArtifactInvalid(
+            f"another adapter was read than was asked for: {artifact.digest[:12]} instead of {key.digest[:12]}",
+            remedy="Run `graft fsck`.",
+        )
+    if artifact.manifest.purpose != "classification":
+        raise ModelUnsupported(
+            "this adapter generates text, and this server classifies",
+            remedy="Ask it with graft predict, or serve it with vLLM or LoRAX: graft show tells the commands.",
+        )
+
+
+def _read_changes(
+    artifact: Artifact, backbone: Backbone, places: Mapping[str, Place]
+) -> tuple[Delta | None, OwnDelta | None]:
+    """What an adapter changes of the base: updates that share a batch, or what its rows run with by themselves."""
+    if not artifact.manifest.tensors:
+        return None, None
+    config, tensors = artifact.files[CONFIG], artifact.files[TENSORS]
+    read_own = own_reader(config)
+    if read_own is None:
+        return read_delta(config, tensors, places, backbone.dtype), None
+    return None, read_own(config, tensors, backbone)
 
 
 def _check_parent(manifest: Manifest, parent: LoadedAdapter | None) -> None:

@@ -18,7 +18,10 @@ from graftwork.training.heads import mlp_candidate, probe_candidate
 from graftwork.training.tuned import tuned_candidate
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from graftwork.backbones.backbone import Backbone
     from graftwork.training.config import TrainingConfig
     from graftwork.training.progress import Progress
     from graftwork.training.rows import PreparedRows
@@ -65,7 +68,7 @@ def dearest(config: TrainingConfig) -> str:
     return _TUNED_BY_AUTO if config.strategy == "auto" else config.strategy
 
 
-def tuned_strategy(config: TrainingConfig, backbone: TextBackbone) -> str:
+def tuned_strategy(config: TrainingConfig, backbone: Backbone) -> str:
     """The same on this backbone: a convolutional network has no place for low-rank updates."""
     if config.strategy == "auto" and not has_linear_layers(backbone):
         return Partial.name
@@ -85,15 +88,37 @@ def _without_validation(task: Task) -> Candidate:
 
 def _compare(tuned: Candidate, plain: Candidate, prepared: PreparedRows) -> tuple[bool, str]:
     """Whether fine-tuning pays, and the sentence that says why."""
-    title = STRATEGIES[tuned.strategy].title
     truth = prepared.labels[prepared.validation]
     ours, theirs = (probabilities(c.validation_logits, c.temperature) for c in (tuned, plain))
+    return whether_it_pays(tuned.strategy, ours, theirs, truth, on="validation rows", than="the probe's")
+
+
+def whether_it_pays(
+    strategy: str,
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    truth: NDArray[np.int64],
+    *,
+    on: str,
+    than: str,
+) -> tuple[bool, str]:
+    """Whether fine-tuning beats the probe beyond chance, and the sentence that says why.
+
+    Args:
+        strategy: that was fine-tuned by.
+        ours: its probabilities `[rows, classes]`.
+        theirs: the probe's.
+        truth: class indices `[rows]`.
+        on: what the rows are called.
+        than: what `theirs` are called.
+    """
+    title = STRATEGIES[strategy].title
     accuracy = paired_difference("accuracy", ours, theirs, truth)
     loss = paired_difference("log_loss", ours, theirs, truth)
     gain, saved = accuracy.difference, loss.difference
     measured = (
-        f"on {len(truth)} validation rows {title}'s accuracy is {gain.value:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}] "
-        f"and its log loss {saved.value:+.3f} [{saved.low:+.3f}, {saved.high:+.3f}] against the probe's"
+        f"on {len(truth)} {on} {title}'s accuracy is {gain.value:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}] "
+        f"and its log loss {saved.value:+.3f} [{saved.low:+.3f}, {saved.high:+.3f}] against {than}"
     )
     pays = loss.better == "a" and gain.value >= 0
     if pays:

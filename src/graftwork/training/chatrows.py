@@ -116,8 +116,33 @@ def encode_chats(
     Raises:
         DataRejected: with the rows that the template refuses, or when none is left.
     """
-    rendered: list[Rendered | None] = []
-    problems = []
+    rendered = _rendered(chats, chat)
+    cut = [_cut(row, max_length) for row in rendered]
+    shortened = [place for place, row in enumerate(cut) if row is not None and row is not rendered[place]]
+    lost = [place for place, row in enumerate(cut) if row is None]
+    if shortened:
+        what = f"are longer than {max_length:,} tokens; their beginning was cut off"
+        remedy = "Shorten the prompts, or raise max_length if the base allows it."
+        findings.append(_warning("prompt-cut", chats, shortened, what, remedy))
+    if lost:
+        what = f"were left out: the response alone does not fit into {max_length:,} tokens"
+        remedy = "Shorten the responses, or raise max_length if the base allows it."
+        findings.append(_warning("response-too-long", chats, lost, what, remedy))
+    kept = [place for place, row in enumerate(cut) if row is not None]
+    if not kept:
+        raise DataRejected(
+            f"{chats.source}: no response fits into {max_length:,} tokens", remedy="Raise max_length, or shorten them."
+        )
+    return chats.select(kept), [row for row in cut if row is not None]
+
+
+def _rendered(chats: Conversations, chat: Chat) -> list[Rendered]:
+    """All conversations as token ids, whole.
+
+    Raises:
+        DataRejected: with the rows that the template refuses.
+    """
+    rendered, problems, remedy = [], [], ""
     for row, turns in zip(chats.rows, chats.turns, strict=True):
         try:
             rendered.append(chat.row(turns))
@@ -131,39 +156,18 @@ def encode_chats(
             problems=problems[:_MOST_PROBLEMS],
             remedy=remedy,
         )
-    cut = [_cut(row, max_length) if row is not None else None for row in rendered]
-    shortened = [place for place, row in enumerate(cut) if row is not None and row is not rendered[place]]
-    lost = [place for place, row in enumerate(cut) if row is None]
-    if shortened:
-        findings.append(
-            Finding(
-                code="prompt-cut",
-                severity="warning",
-                message=f"{len(shortened):,} of {len(chats):,} conversations in {chats.source} are longer than "
-                f"{max_length:,} tokens; their beginning was cut off",
-                count=len(shortened),
-                rows=tuple(chats.rows[place] for place in shortened[:5]),
-                remedy="Shorten the prompts, or raise max_length if the base allows it.",
-            )
-        )
-    if lost:
-        findings.append(
-            Finding(
-                code="response-too-long",
-                severity="warning",
-                message=f"{len(lost):,} of {len(chats):,} conversations in {chats.source} were left out: the response "
-                f"alone does not fit into {max_length:,} tokens",
-                count=len(lost),
-                rows=tuple(chats.rows[place] for place in lost[:5]),
-                remedy="Shorten the responses, or raise max_length if the base allows it.",
-            )
-        )
-    kept = [place for place, row in enumerate(cut) if row is not None]
-    if not kept:
-        raise DataRejected(
-            f"{chats.source}: no response fits into {max_length:,} tokens", remedy="Raise max_length, or shorten them."
-        )
-    return chats.select(kept), [row for row in cut if row is not None]
+    return rendered
+
+
+def _warning(code: str, chats: Conversations, places: Sequence[int], what: str, remedy: str) -> Finding:
+    return Finding(
+        code=code,
+        severity="warning",
+        message=f"{len(places):,} of {len(chats):,} conversations in {chats.source} {what}",
+        count=len(places),
+        rows=tuple(chats.rows[place] for place in places[:5]),
+        remedy=remedy,
+    )
 
 
 def _cut(row: Rendered, max_length: int) -> Rendered | None:

@@ -17,7 +17,7 @@ from graftwork.training.chatrows import PreparedChats, Side, prepare_chats
 from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import identity_of
 from graftwork.training.loop import FineTuned, fine_tune
-from graftwork.training.package import entries_of, versions_that_decide
+from graftwork.training.package import entries_of, facts_of, versions_that_decide
 from graftwork.training.preparation import few_bits, prepare_process
 from graftwork.training.processes import launched
 from graftwork.training.progress import Progress, Silent
@@ -217,7 +217,7 @@ def _packaged(
     settings = config.model_dump(mode="json")
     step = f"step {tuned.best_step} of {tuned.steps}" if tuned.best_step else "the start: no step was better"
     manifest = Manifest(
-        base=backbone.fingerprint,
+        **facts_of(backbone),
         strategy=Lora.name,
         strategy_settings=settings["lora"],
         purpose="generation",
@@ -226,15 +226,8 @@ def _packaged(
             delta.files[DELTA_CONFIG], [spec.shape[0] for spec in delta.tensors if ".lora_A." in spec.name]
         ),
         labels=(),
-        pooling=backbone.pooling,
-        prompt=backbone.prompt,
         max_length=max_length,
-        tokenizer=backbone.tokenizer_digest,
         split=delta.split,
-        layers=backbone.num_layers,
-        width=backbone.width,
-        dtype=backbone.dtype_name,
-        base_dtype=backbone.bits,
         tensors=delta.tensors,
         files=entries_of(delta.files),
         temperature=1.0,

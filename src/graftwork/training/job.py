@@ -8,19 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.chain import check_chain, inherited
-from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
-from graftwork.data.check import check_dataset
-from graftwork.data.media import PLURALS, check_modality
-from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
-from graftwork.registry.manifest import DatasetRecord
 from graftwork.training.anchors import with_fisher
 from graftwork.training.budget import check_budget, within_budget
 from graftwork.training.candidate import Candidate
@@ -29,8 +22,8 @@ from graftwork.training.config import TrainingConfig
 from graftwork.training.domains.adapt import Domain, with_adaptation
 from graftwork.training.graphs import for_graph
 from graftwork.training.identity import identity_of
+from graftwork.training.judging import judge, record_of
 from graftwork.training.lineage import (
-    PRIOR_PENALTIES,
     answers_of,
     check_chained,
     head_of,
@@ -38,18 +31,18 @@ from graftwork.training.lineage import (
     told_of_start,
 )
 from graftwork.training.package import package
-from graftwork.training.preparation import few_bits, prepare_process
-from graftwork.training.probe import Probe, fit_probe
+from graftwork.training.preparation import Checked, check_rows, few_bits, prepare_process, probe_rows, read_features
+from graftwork.training.probe import Probe
 from graftwork.training.processes import processes
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.protection import refuse_without_start
-from graftwork.training.rows import PreparedRows, prepare_rows
+from graftwork.training.rows import PreparedRows
 from graftwork.training.runs import Run
 from graftwork.training.task import Task
 from graftwork.training.transfer import below_parent, below_probe
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
     from graftwork.data.report import DataReport
     from graftwork.evaluation.results import Evaluation
@@ -74,7 +67,7 @@ class Trained:
 
 
 def train(
-    backbone: TextBackbone,
+    backbone: Backbone,
     rows: Dataset,
     *,
     test: Dataset | None = None,
@@ -127,7 +120,7 @@ def train(
 
 
 def _train(
-    backbone: TextBackbone,
+    backbone: Backbone,
     rows: Dataset,
     test: Dataset | None,
     config: TrainingConfig,
@@ -139,14 +132,9 @@ def _train(
 ) -> Trained:
     """The same with the parent's updates in place."""
     clock = Clock()
-    for each in (rows, test):
-        check_modality(each.texts if each else (), backbone.modality, reads="this base model")
-    max_length = min(config.max_length or backbone.max_length, backbone.max_length)
     with clock.stage("check"):
-        progress.stage("checking rows", None)
-        report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=max_length, test=test)
-        report.raise_for_errors()
-        prepared = prepare_rows(rows, test, config)
+        checked = check_rows(backbone, rows, test, config, progress)
+        prepared = checked.prepared
         domain = None if adapt_to is None else Domain.of(adapt_to, rows, prepared, progress)
         if max_bytes is not None:
             config, chosen = within_budget(backbone, config, labels=prepared.label_names, most_bytes=max_bytes)
@@ -158,56 +146,35 @@ def _train(
         progress.advance(steps)
 
     with clock.stage("features"):
-        progress.stage(f"reading {PLURALS[backbone.modality]} through the backbone", len(prepared.rows))
-        features = backbone.embed(prepared.rows.texts, max_length=max_length, progress=advance)
+        features = read_features(backbone, prepared, checked.max_length, progress, advance)
     with clock.stage("probe"):
         progress.stage("fitting the probe", None)
         prior = None if parent is None else head_of(parent, prepared.label_names)
-        probe = fit_probe(
-            features.numpy(),
-            prepared.labels,
-            prepared.groups,
-            classes=len(prepared.label_names),
-            penalties=(*(PRIOR_PENALTIES if prior else ()), *config.feature_extraction.penalties),
-            folds=config.feature_extraction.folds,
-            seed=config.seed,
-            prior=prior,
-        )
         # Every process has computed them; unlike processors must still decide alike.
-        features, probe = processes().of_first((features, probe))
+        features, probe = processes().of_first((features, probe_rows(features.numpy(), prepared, config, prior)))
+    task = Task(backbone, prepared, features.numpy(), probe, config, checked.max_length)
     with clock.stage("strategy"):
         run.stop_if_asked()
-        task = Task(backbone, prepared, features.numpy(), probe, config, max_length)
         candidate = (domain.adapt if domain else choose)(task, progress=progress, run=run)
         if parent is not None:
             candidate = _as_child(candidate, probe, parent, features, prepared)
     with clock.stage("judge"):
         run.stop_if_asked()
-        draft = package(
-            backbone,
-            candidate,
-            labels=prepared.label_names,
-            dataset=_record(rows, prepared, candidate),
-            warnings=(*report.warnings, *(domain.warnings if domain else ()), *few_bits(backbone, progress)),
-            max_length=max_length,
-            config=config,
-            parent=parent,
-            adaptation=domain.record if domain else None,
-        )
-        artifact, evaluation = _judged(backbone, draft, probe, prepared, config, progress, parent)
+        draft = _draft(task, candidate, rows, checked, parent, domain, progress)
+        artifact, evaluation = _judged(task, draft, progress, parent)
         if config.forgetting.keeps_fisher:
             learned = prepared.rows.select(prepared.train.tolist())
             artifact = with_fisher(backbone, artifact, learned.texts, config, progress)
     artifact.check()
     if max_bytes is not None:
         check_budget(artifact, max_bytes)
-    record = {"seconds": clock.seconds, **_read(backbone, prepared, max_length)}
+    record = {"seconds": clock.seconds, **_read(backbone, prepared, checked.max_length)}
     if candidate.judged:
         record["epochs"] = candidate.judged[-1].epoch
-    return Trained(artifact, report, evaluation, record)
+    return Trained(artifact, checked.report, evaluation, record)
 
 
-def _read(backbone: TextBackbone, prepared: PreparedRows, max_length: int) -> dict[str, Any]:
+def _read(backbone: Backbone, prepared: PreparedRows, max_length: int) -> dict[str, Any]:
     """Rows and tokens that were read, from which the run can be planned after it; nothing for media."""
     if backbone.modality != "text":
         return {}
@@ -225,6 +192,30 @@ def _read(backbone: TextBackbone, prepared: PreparedRows, max_length: int) -> di
     }
 
 
+def _draft(
+    task: Task,
+    candidate: Candidate,
+    rows: Dataset,
+    checked: Checked,
+    parent: Artifact | None,
+    domain: Domain | None,
+    progress: Progress,
+) -> Artifact:
+    """The artifact, not judged yet."""
+    found = (*checked.report.warnings, *(domain.warnings if domain else ()), *few_bits(task.backbone, progress))
+    return package(
+        task.backbone,
+        candidate,
+        labels=task.prepared.label_names,
+        dataset=record_of(rows, task.prepared, candidate),
+        warnings=found,
+        max_length=task.max_length,
+        config=task.config,
+        parent=parent,
+        adaptation=domain.record if domain else None,
+    )
+
+
 def _as_child(
     candidate: Candidate, probe: Probe, parent: Artifact, features: torch.Tensor, prepared: PreparedRows
 ) -> Candidate:
@@ -240,18 +231,13 @@ def _as_child(
 
 
 def _judged(
-    backbone: TextBackbone,
-    draft: Artifact,
-    probe: Probe,
-    prepared: PreparedRows,
-    config: TrainingConfig,
-    progress: Progress,
-    parent: Artifact | None,
+    task: Task, draft: Artifact, progress: Progress, parent: Artifact | None
 ) -> tuple[Artifact, Evaluation | None]:
     """The artifact with its metrics; without test rows it has none.
 
     What was packaged is evaluated, read back from its bytes; a head-only adapter sees the bare features again.
     """
+    backbone, prepared = task.backbone, task.prepared
     if not len(prepared.test):
         return draft, None
     manifest, texts = draft.manifest, prepared.test.texts
@@ -261,19 +247,10 @@ def _judged(
     if manifest.tensors:
         features = features_on_top(backbone, draft, texts, progress=progress.advance)
     own = probabilities(head_logits(draft, features), manifest.temperature)
-    trained = bool(manifest.tensors or manifest.hidden)
-    beside = _probe_beside(probe, bare, prepared) if trained else None
-    shares = np.bincount(prepared.labels, minlength=len(prepared.label_names)) / len(prepared.labels)
-    evaluation = evaluate(
-        own,
-        prepared.test_labels,
-        prepared.label_names,
-        majority=int(shares.argmax()),
-        prior=shares,
-        probe_probabilities=beside,
-        dataset_digest=prepared.test.digest,
-        seed=config.seed,
-    )
+    beside = None
+    if manifest.tensors or manifest.hidden:
+        beside = probabilities(task.probe.logits(bare.numpy()), task.probe.temperature(prepared.labels))
+    evaluation = judge(own, prepared, prepared.label_names, seed=task.config.seed, beside=beside)
     title = STRATEGIES[manifest.strategy].title
     parents = None if parent is None else answers_of(parent, bare, prepared.label_names)
     warnings = [
@@ -285,25 +262,6 @@ def _judged(
         progress.note(f"warning: {worse.message}. {worse.remedy}")
         changes["warnings"] = (*changes.get("warnings", manifest.warnings), worse)
     return Artifact(manifest.model_copy(update=changes), draft.files), evaluation
-
-
-def _probe_beside(probe: Probe, features: torch.Tensor, prepared: PreparedRows) -> NDArray[np.float64]:
-    """The probe's probabilities on the test rows."""
-    return probabilities(probe.logits(features.numpy()), probe.temperature(prepared.labels))
-
-
-def _record(rows: Dataset, prepared: PreparedRows, candidate: Candidate) -> DatasetRecord:
-    fitted_on_all = candidate.strategy == FeatureExtraction.name and candidate.hidden is None
-    held_back = 0 if fitted_on_all else len(prepared.validation)
-    return DatasetRecord(
-        digest=rows.digest,
-        rows=len(rows),
-        train_rows=len(prepared.rows) - held_back,
-        validation_rows=held_back,
-        test_rows=len(prepared.test),
-        test_digest=prepared.test.digest if len(prepared.test) else None,
-        test_source="held-out" if prepared.test_held_out else "given",
-    )
 
 
 @dataclass

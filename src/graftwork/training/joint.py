@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.strategy import Delta
 from graftwork.errors import DataRejected, SettingsInvalid
-from graftwork.evaluation.compare import paired_difference
 from graftwork.registry.tasks import TaskColumns
 from graftwork.training.candidate import Candidate
-from graftwork.training.candidates import dearest
+from graftwork.training.candidates import dearest, whether_it_pays
 from graftwork.training.objective import class_weights
 from graftwork.training.probe import Probe, fit_head, fit_probe
 from graftwork.training.sampling import TaskSampling
@@ -211,21 +209,12 @@ def _probes(task: JointTask, decision: str) -> Candidate:
 
 def _compare(tuned: Candidate, plain: Candidate, task: JointTask) -> tuple[bool, str]:
     """Whether a shared delta pays on the validation rows of all tasks, and the sentence that says why."""
-    title = STRATEGIES[tuned.strategy].title
     truth = task.prepared.labels[task.prepared.validation]
     ours, theirs = (
         own_probabilities(each.validation_logits, truth, task.tasks, task.temperatures(each)) for each in (tuned, plain)
     )
-    accuracy = paired_difference("accuracy", ours, theirs, truth)
-    loss = paired_difference("log_loss", ours, theirs, truth)
-    gain, saved = accuracy.difference, loss.difference
-    measured = (
-        f"on {len(truth)} validation rows of all tasks {title}'s accuracy is {gain.value:+.1%} "
-        f"[{gain.low:+.1%}, {gain.high:+.1%}] and its log loss {saved.value:+.3f} "
-        f"[{saved.low:+.3f}, {saved.high:+.3f}] against the probes'"
-    )
-    pays = loss.better == "a" and gain.value >= 0
-    return pays, f"{title}: {measured}" if pays else f"feature extraction: {title} does not pay; {measured}"
+    on = "validation rows of all tasks"
+    return whether_it_pays(tuned.strategy, ours, theirs, truth, on=on, than="the probes'")
 
 
 def _own_bests(tuned: Candidate) -> str:

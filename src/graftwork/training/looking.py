@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graftwork.adaptation.feature_extraction import FeatureExtraction
-from graftwork.data.check import check_dataset
 from graftwork.errors import DataRejected, SettingsInvalid
 from graftwork.training.candidates import dearest
-from graftwork.training.probe import fit_probe
+from graftwork.training.preparation import check_rows, probe_rows, read_features
 from graftwork.training.rate_finder import FoundRate, find_rate
-from graftwork.training.rows import prepare_rows
 from graftwork.training.task import Task
 
 if TYPE_CHECKING:
@@ -51,6 +49,7 @@ def look_for_rate(
 
     Raises:
         DataRejected: if the check finds errors, or no row is left to train on.
+        ModalityMismatch: if the rows are of another kind than the base model reads.
         SettingsInvalid: if the strategy trains nothing but a head, or the settings do not fit the base.
     """
     strategy = dearest(config)
@@ -59,28 +58,15 @@ def look_for_rate(
             "feature extraction trains nothing but a head, which needs no learning rate",
             remedy="Look for the rate of another strategy, such as --strategy lora.",
         )
-    max_length = min(config.max_length or backbone.max_length, backbone.max_length)
-    progress.stage("checking rows", None)
-    report = check_dataset(rows, tokenizer=backbone.tokenizer, max_length=max_length, test=test)
-    report.raise_for_errors()
-    prepared = prepare_rows(rows, test, config)
+    checked = check_rows(backbone, rows, test, config, progress)
+    prepared = checked.prepared
     if not len(prepared.validation):
         raise DataRejected(
             f"{rows.source}: no validation row is left, so {strategy} could not be trained on these rows",
             remedy="Label more rows.",
         )
-    progress.stage(f"reading {backbone.modality}s through the backbone", len(prepared.rows))
-    features = backbone.embed(prepared.rows.texts, max_length=max_length, progress=progress.advance).numpy()
+    features = read_features(backbone, prepared, checked.max_length, progress).numpy()
     progress.stage("fitting the probe", None)
-    probe = fit_probe(
-        features,
-        prepared.labels,
-        prepared.groups,
-        classes=len(prepared.label_names),
-        penalties=config.feature_extraction.penalties,
-        folds=config.feature_extraction.folds,
-        seed=config.seed,
-    )
-    task = Task(backbone, prepared, features, probe, config, max_length)
+    task = Task(backbone, prepared, features, probe_rows(features, prepared, config), config, checked.max_length)
     with task.start(strategy) as start:
-        return Looked(strategy, report, find_rate(start, progress=progress))
+        return Looked(strategy, checked.report, find_rate(start, progress=progress))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from graftwork.training.identity import DECIDING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.findings import Finding
     from graftwork.training.candidate import Candidate
 
 
 def package(
-    backbone: TextBackbone,
+    backbone: Backbone,
     candidate: Candidate,
     *,
     labels: Sequence[str],
@@ -51,36 +51,21 @@ def package(
         continues: the version it went on from.
         adaptation: how it was adapted to unlabelled rows.
     """
-    head = {
-        "head.weight": torch.from_numpy(np.ascontiguousarray(candidate.weight, dtype=np.float32)),
-        "head.bias": torch.from_numpy(np.ascontiguousarray(candidate.bias, dtype=np.float32)),
-    }
-    if candidate.hidden is not None:
-        for name, values in zip(("hidden.weight", "hidden.bias"), candidate.hidden, strict=True):
-            head[name] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-    files = {HEAD: save(head), **candidate.delta.files}
+    files = {HEAD: save(_head(candidate)), **candidate.delta.files}
     settings = config.model_dump(mode="json")
     if candidate.learning_rate is not None:
         settings["fine_tuning"]["learning_rate"] = candidate.learning_rate
     packages = versions_that_decide(peft=bool(candidate.delta.files))
     manifest = Manifest(
-        base=backbone.fingerprint,
+        **facts_of(backbone),
         parent=None if parent is None else parent.digest,
         continues=None if continues is None else continues.digest,
         strategy=candidate.strategy,
         strategy_settings=settings.get(candidate.strategy.replace("-", "_"), {}),
         labels=tuple(labels),
-        pooling=backbone.pooling,
-        modality=backbone.modality,
-        prompt=backbone.prompt,
         max_length=max_length,
-        tokenizer=backbone.tokenizer_digest,
         split=candidate.delta.split if parent is None else min(candidate.delta.split, parent.manifest.split),
-        layers=backbone.num_layers,
-        width=backbone.width,
         hidden=None if candidate.hidden is None else len(candidate.hidden[1]),
-        dtype=backbone.dtype_name,
-        base_dtype=backbone.bits,
         tensors=candidate.delta.tensors,
         files=entries_of(files),
         temperature=candidate.temperature,
@@ -93,6 +78,29 @@ def package(
         packages=packages,
     )
     return Artifact(manifest, files)
+
+
+def facts_of(backbone: Backbone) -> dict[str, Any]:
+    """What a manifest says of the backbone that an adapter was made on."""
+    return {
+        "base": backbone.fingerprint,
+        "pooling": backbone.pooling,
+        "modality": backbone.modality,
+        "prompt": backbone.prompt,
+        "tokenizer": backbone.tokenizer_digest,
+        "layers": backbone.num_layers,
+        "width": backbone.width,
+        "dtype": backbone.dtype_name,
+        "base_dtype": backbone.bits,
+    }
+
+
+def _head(candidate: Candidate) -> dict[str, torch.Tensor]:
+    """The head's tensors by name, float32."""
+    parts = {"head.weight": candidate.weight, "head.bias": candidate.bias}
+    if candidate.hidden is not None:
+        parts |= dict(zip(("hidden.weight", "hidden.bias"), candidate.hidden, strict=True))
+    return {name: torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)) for name, part in parts.items()}
 
 
 def entries_of(files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:

@@ -6,18 +6,15 @@ diverge, and a tenth of that rate trains well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from graftwork.errors import SettingsInvalid
-from graftwork.training.precision import accelerator_for
 from graftwork.training.progress import Progress
-from graftwork.training.randomness import own_randomness
-from graftwork.training.sharding import sharded
 from graftwork.training.start import Start
-from graftwork.training.tuner import Diverged, Tuner
+from graftwork.training.tuner import Diverged
+from graftwork.training.tuning import open_tuner
 
 _STEPS = 60
 _LOWEST, _HIGHEST = 1e-6, 1.0
@@ -51,27 +48,12 @@ def find_rate(start: Start, *, progress: Progress) -> FoundRate:
         SettingsInvalid: if the loss is not finite at the lowest rate already.
     """
     rates = np.geomspace(_LOWEST, _HIGHEST, _STEPS).tolist()
-    device, settings, train = start.backbone.device, start.settings, start.train
+    settings, train = start.settings, start.train
     losses: list[float] = []
     progress.stage("looking for a learning rate", _STEPS)
-    with (
-        own_randomness(start.seed, device),
-        accelerator_for(device, settings.precision) as accelerator,
-        sharded(start.backbone, start.attachment, settings) as tuned,
-    ):
-        before = [parameter.detach().clone() for parameter in tuned.parameters()]
-        tuner = Tuner(
-            start.backbone,
-            tuned,
-            start.weight,
-            start.bias,
-            settings=settings,
-            learning_rate=1.0,
-            rate=lambda step: rates[step],
-            objective=start.objective,
-            accelerator=accelerator,
-            note=progress.note,
-        )
+    free = replace(start, game=None, anchor=None)
+    with open_tuner(free, learning_rate=1.0, rate=lambda step: rates[step], note=progress.note) as tuner:
+        before = tuner.values()
         batches = train.batches_of_all_epochs(settings.batch_size, seed=start.seed)
         mean = 0.0
         try:
@@ -84,10 +66,9 @@ def find_rate(start: Start, *, progress: Progress) -> FoundRate:
         except Diverged:
             pass
         finally:
-            with torch.no_grad():
-                for parameter, value in zip(tuned.parameters(), before, strict=True):
-                    parameter.copy_(value)
-                    parameter.grad = None
+            tuner.restore(before)
+            for parameter in tuner.parameters:
+                parameter.grad = None
     if not losses:
         raise SettingsInvalid(
             "no learning rate was found: the training loss is not finite from the beginning",

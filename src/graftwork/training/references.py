@@ -51,8 +51,13 @@ the most frequent class on 800 tweets."""
 
 
 @dataclass(frozen=True)
-class _Made(ReferenceRun):
-    """With what the choice of a rate needs: the loss on the validation rows, and the rate."""
+class MadeReference(ReferenceRun):
+    """A reference that was made, with what the choice of a rate needs.
+
+    Attributes:
+        loss: mean log loss on the validation rows; 0 where no rate is chosen.
+        learning_rate: the rate; None where it is found or none is needed.
+    """
 
     loss: float
     learning_rate: float | None
@@ -81,8 +86,9 @@ class References:
     strategy: str
     folder: Path | None = None
     progress: Progress = field(default_factory=Silent)
+    _validation: dict[tuple[str, int], Dataset] = field(default_factory=dict, repr=False, compare=False)
 
-    def run(self, kind: Kind, *, count: int | None = None, draw: int = 0) -> _Made | None:
+    def run(self, kind: Kind, *, count: int | None = None, draw: int = 0) -> MadeReference | None:
         """Make a reference, or take the one that is kept; None when so few rows cannot be trained on.
 
         Training from scratch has the adapter's architecture with random weights, all of them trained, in as many epochs
@@ -110,7 +116,7 @@ class References:
             run = self._made(kind, rows, self._config(kind, draw, rate))
         return run
 
-    def _made(self, kind: Kind, rows: Dataset, config: TrainingConfig) -> _Made | None:
+    def _made(self, kind: Kind, rows: Dataset, config: TrainingConfig) -> MadeReference | None:
         """A reference with its settings, made or kept."""
         scratch = kind.startswith("scratch")
         identity = identity_of(self.backbone, rows, self.test, config) | {"reference": "scratch" if scratch else "base"}
@@ -126,7 +132,7 @@ class References:
             return None
         seconds = time.perf_counter() - began
         self.progress.stage("asking it about the test rows", len(self.test))
-        run = _Made(
+        run = MadeReference(
             self.answers(backbone, artifact, self.test.texts),
             seconds,
             loss=self._validation_loss(backbone, artifact, rows, config) if scratch else 0.0,
@@ -179,9 +185,15 @@ class References:
                 backbone = scratch_backbone(backbone)
         return train(backbone, rows, test=self.test, config=config, progress=self.progress).artifact, backbone
 
+    def _validation_rows(self, rows: Dataset, config: TrainingConfig) -> Dataset:
+        """The same for all rates; looking for near-duplicates takes long, so it is done once."""
+        if (rows.digest, config.seed) not in self._validation:
+            prepared = prepare_rows(rows, self.test, config)
+            self._validation[rows.digest, config.seed] = prepared.rows.select(prepared.validation)
+        return self._validation[rows.digest, config.seed]
+
     def _validation_loss(self, backbone: Backbone, artifact: Artifact, rows: Dataset, config: TrainingConfig) -> float:
-        prepared = prepare_rows(rows, self.test, config)
-        validation = prepared.rows.select(prepared.validation)
+        validation = self._validation_rows(rows, config)
         answers = self.answers(backbone, artifact, validation.texts)
         truth = np.array([self.labels.index(label) for label in validation.labels], dtype=np.int64)
         return float(log_losses(answers, truth).mean())
@@ -192,13 +204,13 @@ class References:
         content = json.dumps([identity, self.labels], sort_keys=True).encode()
         return self.folder / f"{hashlib.sha256(content).hexdigest()}.json"
 
-    def _kept(self, identity: dict[str, str]) -> _Made | None:
+    def _kept(self, identity: dict[str, str]) -> MadeReference | None:
         path = self._path(identity)
         if path is None or not path.exists():
             return None
         try:
             content = json.loads(path.read_bytes())
-            found = _Made(
+            found = MadeReference(
                 np.array(content["probabilities"], dtype=np.float64),
                 float(content["seconds"]),
                 loss=float(content["loss"]),
@@ -209,7 +221,7 @@ class References:
         usable = found.probabilities.shape == (len(self.test), len(self.labels)) and math.isfinite(found.seconds)
         return found if usable else None
 
-    def _keep(self, identity: dict[str, str], run: _Made) -> None:
+    def _keep(self, identity: dict[str, str], run: MadeReference) -> None:
         path = self._path(identity)
         if path is not None:
             content = {

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
-from graftwork.evaluation.evaluate import evaluate
 from graftwork.registry.artifact import Artifact
-from graftwork.registry.manifest import DatasetRecord, TaskRecord
+from graftwork.registry.manifest import TaskRecord
 from graftwork.registry.tasks import FORMAT, TaskColumns
 from graftwork.training.config import TrainingConfig
 from graftwork.training.identity import identity_of
 from graftwork.training.interference import AgainstAlone, against_alone, interference_warning
 from graftwork.training.job import Clock, Trained
 from graftwork.training.joint import JointTask, choose_joint, fit_probes, side_by_side
+from graftwork.training.judging import judge, record_of
 from graftwork.training.package import package
 from graftwork.training.preparation import few_bits, prepare_process
 from graftwork.training.processes import processes
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
     from graftwork.data.findings import Finding
     from graftwork.training.candidate import Candidate
-    from graftwork.training.task import Task
 
 
 def train_tasks(
@@ -146,7 +145,7 @@ def _draft(
         task.backbone,
         candidate,
         labels=task.prepared.label_names,
-        dataset=_record(together, task, candidate),
+        dataset=record_of(together, task.prepared, candidate),
         warnings=warnings,
         max_length=task.max_length,
         config=task.config,
@@ -156,27 +155,13 @@ def _draft(
             name=each.name,
             labels=each.labels,
             temperature=temperature,
-            dataset=_record(tasks[each.name], task.alone(each), candidate),
+            dataset=record_of(tasks[each.name], task.alone(each).prepared, candidate),
         )
         for each, temperature in zip(task.tasks, temperatures, strict=True)
     )
     settings = {**draft.manifest.settings, "tasks": task.config.tasks.model_dump(mode="json")}
     changes = {"format": FORMAT, "tasks": records, "settings": settings}
     return Artifact(draft.manifest.model_copy(update=changes), draft.files)
-
-
-def _record(rows: Dataset, task: Task, candidate: Candidate) -> DatasetRecord:
-    prepared = task.prepared
-    held_back = 0 if candidate.strategy == FeatureExtraction.name else len(prepared.validation)
-    return DatasetRecord(
-        digest=rows.digest,
-        rows=len(rows),
-        train_rows=len(prepared.rows) - held_back,
-        validation_rows=held_back,
-        test_rows=len(prepared.test),
-        test_digest=prepared.test.digest if len(prepared.test) else None,
-        test_source="held-out" if prepared.test_held_out else "given",
-    )
 
 
 def _compare_alone(
@@ -255,17 +240,7 @@ def _evaluation(
     beside = None
     if answers.probes is not None:
         beside = _of_task(answers.probes, each, task, single.probe.temperature(prepared.labels))
-    prior = np.bincount(prepared.labels, minlength=len(each.labels)) / len(prepared.labels)
-    evaluation = evaluate(
-        own,
-        prepared.test_labels,
-        each.labels,
-        majority=int(prior.argmax()),
-        prior=prior,
-        probe_probabilities=beside,
-        dataset_digest=prepared.test.digest,
-        seed=task.config.seed,
-    )
+    evaluation = judge(own, prepared, each.labels, seed=task.config.seed, beside=beside)
     worse = None
     if beside is not None:
         title = f"{STRATEGIES[strategy].title} ({each.name})"
