@@ -9,7 +9,11 @@ from graftwork.errors import ModelUnsupported
 if TYPE_CHECKING:
     from graftwork.cli.training.ground import Ground
     from graftwork.cli.training.rows import Given
+    from graftwork.data.report import DataReport
+    from graftwork.data.tokens import TextTokenizer
+    from graftwork.training.config import TrainingConfig
     from graftwork.training.rate_finder import FoundRate
+    from graftwork.training.rows import PreparedRows
     from graftwork.wiring import Services
 
 
@@ -31,11 +35,9 @@ def tell_plan(opened: Services, ground: Ground, given: Given, *, as_json: bool) 
     from graftwork.backbones.tokenizer import load_tokenizer
     from graftwork.cli import plan
     from graftwork.cli.console import print_findings
-    from graftwork.data.check import check_dataset
     from graftwork.training.candidates import dearest
     from graftwork.training.plan import make_plan
     from graftwork.training.processes import launched
-    from graftwork.training.rows import prepare_rows
 
     if not launched().first:
         return
@@ -48,9 +50,7 @@ def tell_plan(opened: Services, ground: Ground, given: Given, *, as_json: bool) 
     folder = opened.bases.fetch(found)
     tokenizer = load_tokenizer(folder, prompt=found.metadata.prompt)
     limit = min(config.max_length or found.metadata.max_length, found.metadata.max_length)
-    report = check_dataset(given.rows, tokenizer=tokenizer, max_length=limit, test=given.test)
-    report.raise_for_errors()
-    prepared = prepare_rows(given.rows, given.test, config)
+    report, prepared = _checked(given, config, tokenizer, limit)
     made = make_plan(
         read_config(folder),
         config,
@@ -62,6 +62,27 @@ def tell_plan(opened: Services, ground: Ground, given: Given, *, as_json: bool) 
     if not as_json:
         print_findings(report.findings)
     plan.tell_plan(made, config, flops_per_second=None, as_json=as_json)
+
+
+def _checked(
+    given: Given, config: TrainingConfig, tokenizer: TextTokenizer, max_length: int
+) -> tuple[DataReport, PreparedRows]:
+    """What the check finds, and the rows of one task or of several as a run would take them.
+
+    Raises:
+        DataRejected: if the check finds errors.
+    """
+    if given.tasks:
+        from graftwork.training.task_rows import check_tasks, prepare_tasks
+
+        found = check_tasks(given.tasks, given.task_tests, tokenizer=tokenizer, max_length=max_length)
+        return found, prepare_tasks(given.tasks, given.task_tests, config)
+    from graftwork.data.check import check_dataset
+    from graftwork.training.rows import prepare_rows
+
+    report = check_dataset(given.rows, tokenizer=tokenizer, max_length=max_length, test=given.test)
+    report.raise_for_errors()
+    return report, prepare_rows(given.rows, given.test, config)
 
 
 def tell_rate(opened: Services, ground: Ground, given: Given, *, as_json: bool) -> None:
