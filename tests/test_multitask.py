@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ ROWS = draw_rows(15)
 TEXTS = [text for text, _ in ROWS]
 TOPICS = [label for _, label in ROWS]
 LENGTHS = [10 if label == TOPICS[0] else 9 for label in TOPICS]  # as texts "10" stands before "9"
-TASKS = {"topic": (TEXTS, TOPICS), "length": (np.array(TEXTS[:24]), np.array(LENGTHS[:24]))}
+TASKS: dict[str, tuple[Any, Any]] = {"topic": (TEXTS, TOPICS), "length": (np.array(TEXTS[:24]), np.array(LENGTHS[:24]))}
 UNSEEN = ["fox jumps over lazy brown dog", "court granted broken parcel refund"]
 
 
@@ -51,10 +52,10 @@ def test_it_answers_every_task_with_labels_of_their_own_type(probes: MultiTaskCl
         assert each.shape == (2, 2)
         assert each.sum(axis=1) == pytest.approx([1, 1])
         assert probes.classes_[name][each.argmax(axis=1)].tolist() == answers[name].tolist()
-    each = probes.scores(TASKS)
-    assert each["topic"] == pytest.approx(float(np.mean(probes.predict(TEXTS)["topic"] == np.array(TOPICS))))
-    assert probes.score(TASKS) == pytest.approx((each["topic"] + each["length"]) / 2)
-    assert min(each.values()) > 0.9
+    accuracy = probes.scores(TASKS)
+    assert accuracy["topic"] == pytest.approx(float(np.mean(probes.predict(TEXTS)["topic"] == np.array(TOPICS))))
+    assert probes.score(TASKS) == pytest.approx((accuracy["topic"] + accuracy["length"]) / 2)
+    assert min(accuracy.values()) > 0.9
     copied = pickle.loads(pickle.dumps(probes))
     assert (copied.predict_proba(UNSEEN)["topic"] == shares["topic"]).all()
 
@@ -63,7 +64,7 @@ def test_lora_is_shared_and_what_is_published_answers_the_same(tiny: Path) -> No
     assert run_graft(["base", "add", str(tiny), "--name", "tiny"]).code == 0
     settings = {"fine_tuning.epochs": 1, "lora.rank": 2, "tasks.temperature": 1.0}
     shared = MultiTaskClassifier(base="tiny", strategy="lora", settings=settings).fit(TASKS)
-    assert [task.name for task in shared.artifact_.manifest.tasks] == ["topic", "length"]
+    assert [task.name for task in shared.artifact_.manifest.tasks] == ["length", "topic"]
     assert shared.artifact_.manifest.settings["tasks"]["temperature"] == 1.0
     assert clone(shared).fit(TASKS).artifact_.digest == shared.artifact_.digest
     assert shared.publish("acme/mail").reference == "acme/mail@1"

@@ -224,7 +224,9 @@ def test_from_the_command_line_and_in_python(
     files = sorted(studio.glob("*/*.png"))
     classifier = ImageClassifier(base=folder, strategy="feature-extraction", settings=sure)
     classifier.fit(files, [path.parent.name for path in files], adapt_to=sorted(phones.glob("*.png")))
-    assert classifier.artifact_.manifest.adaptation.rows == 24
+    adaptation = classifier.artifact_.manifest.adaptation
+    assert adaptation is not None
+    assert adaptation.rows == 24
     with pytest.raises(DataRejected) as caught:
         classifier.fit(files, [path.parent.name for path in files], adapt_to=[target / "broken.png"])
     assert caught.value.problems[0].where == "adapt_to, row 1"
