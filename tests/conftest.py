@@ -24,13 +24,18 @@ TESTS = Path(__file__).parent
 CACHE = TESTS.parent / ".cache" / "graftwork"
 # Begun first, so that they are not what is left at the end.
 LONGEST = ("tests/serving/test_compiled.py", "tests/journeys/test_tour.py")
-# Waits for what the tour leaves.
-LAST = "tests/journeys/test_readme.py"
+# Waits for what the tour leaves, so it comes late; after it only short files, so that no process is idle at the end.
+LATE = ("tests/journeys/test_readme.py",)
+SHORT = ("tests/data/", "tests/demo/", "tests/evaluation/", "tests/registry/")
+
+
+def _turn(item: pytest.Item) -> int:
+    return next((turn for turn, names in ((0, LONGEST), (2, LATE), (3, SHORT)) if item.nodeid.startswith(names)), 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first, the one that waits for another last."""
-    items.sort(key=lambda item: item.nodeid.startswith(LAST) - item.nodeid.startswith(LONGEST))
+    """The files that take longest first, the one that waits for another late, and the short ones last."""
+    items.sort(key=_turn)
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
+from typer.main import get_command
 
 from graftwork.cli import main
 
@@ -49,10 +52,17 @@ class Done:
 Graft = Callable[..., Done]
 
 
+@cache
+def command_of(application: typer.Typer) -> Any:
+    """The command that Typer makes of an application, which it would make anew for every line that is run here."""
+    return get_command(application)
+
+
 def run_graft(line: Sequence[str], *, stdin: bytes = b"") -> Done:
     """Run `graft` in this process, by the function that the installed command calls."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(typer.main, "get_command", command_of)
         patch.setattr(sys, "argv", ["graft", *line])
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with pytest.raises(SystemExit) as ended:

@@ -6,6 +6,7 @@ import csv
 import random
 import re
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -45,22 +46,24 @@ def task_files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def published(furnished: Path, task_files: Mapping[str, Path]) -> str:
-    """An adapter of three tasks beside the furnished home's own, by the command line itself."""
+def published(tmp_path_factory: pytest.TempPathFactory, furnished: Path, task_files: Mapping[str, Path]) -> Path:
+    """A furnished home that has an adapter of three tasks, too, by the command line itself."""
+    home = shutil.copytree(furnished, tmp_path_factory.mktemp("tasks") / "home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRAFT_HOME", str(furnished))
+        patch.setenv("GRAFT_HOME", str(home))
         patch.setenv("GRAFT_DTYPE", "float32")
         named = [f"--task={name}={task_files[name]}" for name in ("topic", "length", "first")]
         strategy = ["--strategy", "lora", "--compare-single"]
         done = run_graft(["train", *named, "--base", "tiny", "--name", "acme/mail", *strategy, *_FAST])
         assert done.code == 0, done.err
         assert "in company" in done.told
-    return "acme/mail"
+    return home
 
 
 @pytest.fixture
-def asking(published: str, home: Path, graft: Graft) -> Graft:
+def asking(published: Path, graft_home: Path, graft: Graft) -> Graft:
     """The command line over a home that has it."""
+    shutil.copytree(published, graft_home, dirs_exist_ok=True)
     return graft
 
 

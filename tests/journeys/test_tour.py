@@ -96,16 +96,14 @@ def test_the_server_answers_as_plain_peft_and_transformers_do(tour: Tour, tmp_pa
 def test_training_again_with_the_same_seed_gives_the_same_digest(tour: Tour, tmp_path: Path) -> None:
     rows = tmp_path / "mood.csv"
     with (CACHE / "datasets/sentiment/tweets/train.csv").open(newline="", encoding="utf-8") as source:
-        chosen = list(csv.reader(source))[:151]
+        chosen = list(csv.reader(source))[:101]
     with rows.open("w", newline="", encoding="utf-8") as target:
         csv.writer(target).writerows(chosen)
     # LoRA starts from the probe, so both have to be the same.
     command = ["train", str(rows), "--base", "minilm", "--strategy", "lora", "--set", "fine_tuning.epochs=1"]
     first, second = (tour.shell.json(*command, "--name", f"initech/{name}") for name in ("one", "two"))
-    other = tour.shell.json(*command, "--name", "initech/three", "--seed", "1")
     assert first["digest"] == second["digest"]
     assert first["reference"] != second["reference"]
-    assert other["digest"] != first["digest"]
     assert tour.shell.json("fsck")["errors"] == 0
 
 

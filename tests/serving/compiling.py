@@ -81,16 +81,10 @@ def source_of(compiled: Compiled) -> Source:
 def compiled_networks(folder: Path) -> Iterator[Compiled]:
     """The base with four networks: whole with and without room for updates, a trunk, and a tail with room for them."""
     compiled = open_compiled(folder / "bert", folder / "kept", "bert")
-    # A second compiler for the machine's second core: a server leaves that to its traffic.
-    other = Compiler(compiled.kept, NICENESS)
-    compiled.forward._ask(Variant("trunk", 1))
-    for variant in (Variant("whole", 0, compiled.sites), Variant("tail", 1, compiled.above)):
-        compiled.forward._asked.add(variant)
-        other.start(source_of(compiled), variant, compiled.forward)
-    for compiler in (compiled.compiler, other):
-        compiler.settle(900)
+    for variant in (Variant("trunk", 1), Variant("whole", 0, compiled.sites), Variant("tail", 1, compiled.above)):
+        compiled.forward._ask(variant)
+    compiled.compiler.settle(900)
     assert len(compiled.forward) == 4
     yield compiled
-    for compiler in (compiled.compiler, other):
-        compiler.close()
+    compiled.compiler.close()
     compiled.forward.close()

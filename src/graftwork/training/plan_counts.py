@@ -151,18 +151,21 @@ def _count(backbone: TextBackbone, strategy: str, settings: StrategySettings, sh
         common = _Work(backbone, attachment, shape, tokens=shape.common)
         longest = common if shape.common == shape.longest else _Work(backbone, attachment, shape, tokens=shape.longest)
         upper, lower = longest.step_bytes() if trained else (0, 0)
+        # Where the lowest layer is adapted, the adapted layers are the whole network, which is run once then.
+        whole, reading = _operations(common.read), longest.reading_bytes()
+        tail = _operations(common.adapted) if attachment.split else whole
         return Counts(
             split=attachment.split,
             parameters=number,
             weights=weights,
             trained=sum(parameter.numel() for parameter in trained),
             largest=max((parameter.numel() for parameter in trained), default=0),
-            whole=_operations(common.read),
-            tail=_operations(common.adapted),
-            step=common.step_operations() if trained else _operations(common.adapted),
+            whole=whole,
+            tail=tail,
+            step=common.step_operations() if trained else tail,
             kept=longest.kept() if trained else 0,
-            reading=longest.reading_bytes(),
-            evaluating=longest.evaluating_bytes(),
+            reading=reading,
+            evaluating=longest.evaluating_bytes() if attachment.split else reading,
             upper=upper,
             lower=lower,
         )
