@@ -41,11 +41,13 @@ BELOW: dict[str, set[str]] = {
     "client": set(),
     "demo": set(),
     "wiring": {"settings", "serving", "backbones", "registry"},
-    "classifier": {"wiring", "settings", "training", "adaptation", "backbones", "registry", "data"},
+    "estimator": {"wiring", "settings", "training", "backbones", "registry"},
+    "classifier": {"estimator", "training", "adaptation", "data"},
+    "multitask": {"estimator", "classifier", "training", "adaptation", "registry", "data"},
     "api": {"wiring", "serving", "registry", "data"},
     "cli": {"wiring", "settings", "api", "client", "demo", "training", "serving", "evaluation", "backbones", "registry",
             "data", "prices"},
-    "__init__": {"client", "classifier"},
+    "__init__": {"client", "classifier", "multitask"},
     "__main__": {"cli"},
 }  # fmt: skip
 
