@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CACHE := .cache/graftwork
 
-.PHONY: help setup demo fetch check format test coverage bench bench-serving bench-training
+.PHONY: help setup demo fetch browser check format test coverage bench bench-serving bench-training
 
 help:
 	@echo "make setup    a virtual environment in $(VENV) with the versions of constraints.txt"
@@ -43,6 +43,10 @@ fetch: setup
 	$(BIN)/python scripts/fetch_models.py --out $(CACHE)/models minilm
 	$(BIN)/python scripts/fetch_datasets.py --out $(CACHE)/datasets bbc sentiment
 
+# Reports are looked at in a real browser.
+browser:
+	sh scripts/install_browser.sh
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -54,11 +58,11 @@ format: setup
 
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: check fetch
+test: check fetch browser
 	$(PYTEST)
 
 # Apart, because before Python 3.14 counting branches takes the processor up to as long again as the tests do.
-coverage: fetch
+coverage: fetch browser
 	$(PYTEST) --cov --cov-report=term
 
 bench: fetch

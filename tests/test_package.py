@@ -35,6 +35,7 @@ BELOW: dict[str, set[str]] = {
     "registry": {"data"},
     "backbones": {"registry", "data"},
     "evaluation": {"registry", "data"},
+    "reporting": {"evaluation", "data"},
     "adaptation": {"backbones", "registry", "data"},
     "training": {"adaptation", "backbones", "evaluation", "registry", "data", "prices"},
     "serving": {"adaptation", "backbones", "registry", "data"},
@@ -45,8 +46,8 @@ BELOW: dict[str, set[str]] = {
     "classifier": {"estimator", "training", "adaptation", "data"},
     "multitask": {"estimator", "classifier", "training", "adaptation", "registry", "data"},
     "api": {"wiring", "serving", "registry", "data"},
-    "cli": {"wiring", "settings", "api", "client", "demo", "training", "serving", "evaluation", "backbones", "registry",
-            "data", "prices"},
+    "cli": {"wiring", "settings", "api", "client", "demo", "training", "serving", "evaluation", "reporting",
+            "backbones", "registry", "data", "prices"},
     "__init__": {"client", "classifier", "multitask"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from graftwork.cli import console
 from graftwork.data.findings import Finding
+from graftwork.data.printable import printable
 from graftwork.errors import DataRejected, Problem
 from tests.cli.running import Graft
 
@@ -27,13 +28,13 @@ def unprintable(text: str) -> list[str]:
 
 @given(st.text(st.characters(codec=None)))
 def test_no_control_character_is_ever_printed(text: str) -> None:
-    assert unprintable(console.printable(text)) == []
-    assert not {"\n", "\t"} & set(console.printable(text, one_line=True))
+    assert unprintable(printable(text)) == []
+    assert not {"\n", "\t"} & set(printable(text, one_line=True))
 
 
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs", "Cf"))))
 def test_plain_text_stays_as_it_is(text: str) -> None:
-    assert console.printable(text, one_line=True) == text
+    assert printable(text, one_line=True) == text
 
 
 @given(st.text(st.characters(codec=None)))

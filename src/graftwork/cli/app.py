@@ -19,6 +19,7 @@ from graftwork.cli import (
     leaderboard,
     plan,
     predict,
+    report,
     serve,
     store,
     train,
@@ -64,6 +65,7 @@ plan.register(app)
 cost.register(app)
 predict.register(app)
 judge.register(app)
+report.register(app)
 compare.register(app)
 adapters.register(app)
 leaderboard.register(app)

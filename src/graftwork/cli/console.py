@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from graftwork.data.printable import printable
+
 if TYPE_CHECKING:
     from graftwork.data.findings import Finding
     from graftwork.errors import GraftworkError
@@ -20,11 +22,6 @@ if TYPE_CHECKING:
 
 _FILE_WIDTH = 160  # of tables in files and pipes, where nothing says how wide a line may be
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
-# Control characters drive a terminal, those that turn the writing direction hide what is there, and halves of a
-# surrogate pair cannot be encoded.
-_UNPRINTABLE = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
-_IN_LINES = re.compile(f"[{_UNPRINTABLE}]")
-_IN_CELLS = re.compile(f"[\\t\\n{_UNPRINTABLE}]")
 _IN_JSON = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -39,21 +36,6 @@ def out() -> Console:
 def err() -> Console:
     """Progress and errors go here."""
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-
-
-def printable(text: str, *, one_line: bool = False) -> str:
-    r"""Text that cannot drive the terminal: control characters are spelled out.
-
-    Args:
-        text: whatever a user, a file or a model card said.
-        one_line: spell out tabs and line ends too.
-
-    Example:
-        >>> print(printable("\x1b[2Jgone"))
-        \x1b[2Jgone
-    """
-    pattern = _IN_CELLS if one_line else _IN_LINES
-    return pattern.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:

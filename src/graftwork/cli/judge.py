@@ -1,4 +1,4 @@
-"""`graft evaluate`, `graft report`: judging an adapter, and how it was judged when it was trained."""
+"""`graft evaluate`: judging an adapter, and how it was judged when it was trained."""
 
 from __future__ import annotations
 
@@ -90,7 +90,6 @@ def register(app: typer.Typer) -> None:
             "graft evaluate acme/news --transfer news.csv",
         )
     )(command_of(EvaluateRequest, evaluate))
-    app.command(epilog=examples("graft report acme/news", "graft report acme/news@2 --json"))(report)
 
 
 def evaluate(asked: EvaluateRequest) -> None:
@@ -196,7 +195,7 @@ def _print_tables(found: _Judgement, given: Dataset, by: str | None) -> None:
         print_evaluation_table(slices_table(found.slices, by=by))
 
 
-def report(reference: ReferenceArgument, as_json: Json = False) -> None:
+def tell_kept_evaluation(reference: str, *, as_json: bool) -> None:
     """Show how an adapter was judged when it was trained: quality, classes, confusions, warnings."""
     from graftwork.cli.console import print_findings, print_json, say
     from graftwork.evaluation.results import Evaluation

@@ -37,14 +37,14 @@ def slice_names(
     from graftwork.errors import ColumnsMissing
 
     if file.is_dir() and by == DETECTED:
-        return _detected(rows.texts)
+        return detected_languages(rows.texts)
     _refuse_folder(file, by)
     try:
         column = read_dataset(file, text=text, label=by, encoding=encoding, delimiter=delimiter)
     except ColumnsMissing:
         if by != DETECTED:
             raise
-        return _detected(rows.texts)
+        return detected_languages(rows.texts)
     names = dict(zip(column.rows, column.labels, strict=True))
     return [names[row] or _NONE for row in rows.rows]
 
@@ -59,8 +59,12 @@ def _refuse_folder(file: Path, by: str) -> None:
         )
 
 
-def _detected(texts: Sequence[str]) -> list[str]:
-    """The language of each text; where the detector is not sure, its script."""
+def detected_languages(texts: Sequence[str]) -> list[str]:
+    """The language of each text; where the detector is not sure, its script.
+
+    Raises:
+        DependencyMissing: if the detector is not installed.
+    """
     from graftwork.data.languages import detect_languages, script_of
     from graftwork.errors import DependencyMissing
 

@@ -110,3 +110,35 @@ def slices_table(slices: Sequence[Slice], *, by: str) -> Table:
             for each in slices
         ),
     )
+
+
+def length_slices(lengths: Sequence[int], *, unit: str) -> list[str]:
+    """The slice of each row by its length: three of about the same size, fewer where lengths hardly differ.
+
+    Args:
+        lengths: of the rows.
+        unit: what they are counted in.
+
+    Example:
+        >>> length_slices([3, 4, 5, 9, 12, 40], unit="tokens")
+        ['up to 4 tokens', 'up to 4 tokens', '5 to 9 tokens', '5 to 9 tokens', 'over 9 tokens', 'over 9 tokens']
+    """
+    ordered = sorted(lengths)
+    edges = sorted({ordered[max(0, len(ordered) * part // 3 - 1)] for part in (1, 2)} - {ordered[-1]})
+    names = [f"up to {edge:,} {unit}" if not place else f"{edges[place - 1] + 1:,} to {edge:,} {unit}"
+             for place, edge in enumerate(edges)]  # fmt: skip
+    names.append(f"over {edges[-1]:,} {unit}" if edges else f"all, up to {ordered[-1]:,} {unit}")
+    return [names[int(np.searchsorted(edges, length, side="left"))] for length in lengths]
+
+
+def unknown_slices(unknown: Sequence[int], tokens: Sequence[int]) -> list[str]:
+    """The slice of each row by the share of its tokens that the tokenizer does not know.
+
+    Example:
+        >>> unknown_slices([0, 1, 3], [10, 40, 4])
+        ['none unknown', 'up to 5 % unknown', 'over 5 % unknown']
+    """
+    return [
+        "none unknown" if not lost else "up to 5 % unknown" if lost <= 0.05 * count else "over 5 % unknown"
+        for lost, count in zip(unknown, tokens, strict=True)
+    ]
