@@ -28,7 +28,7 @@ from benchmarks.machine import describe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
 
 CACHE = Path(__file__).parents[1] / ".cache" / "graftwork"
@@ -77,7 +77,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _backbone(*, remember: bool) -> TextBackbone:
+def _backbone(*, remember: bool) -> Backbone:
     from graftwork.backbones.inspect import inspect_model
     from graftwork.backbones.load import load_backbone
 
@@ -91,7 +91,7 @@ def _backbone(*, remember: bool) -> TextBackbone:
     return backbone
 
 
-def remember_vectors(backbone: TextBackbone) -> None:
+def remember_vectors(backbone: Backbone) -> None:
     """Read each text once: nothing is ever attached to the backbone, and every run keeps the same number of tokens."""
     read, known = backbone.embed, dict[str, Any]()
 
@@ -104,7 +104,7 @@ def remember_vectors(backbone: TextBackbone) -> None:
     backbone.embed = embed  # type: ignore[method-assign]
 
 
-def _run(backbone: TextBackbone, level: str, target: str, seed: int, method: str) -> Run:
+def _run(backbone: Backbone, level: str, target: str, seed: int, method: str) -> Run:
     from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
     from graftwork.data.unlabelled import unlabelled
     from graftwork.training.config import TrainingConfig

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from benchmarks import machine
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
     from graftwork.registry.artifact import Artifact
 
@@ -108,7 +108,7 @@ class Bench:
         folder = _CACHE / "models" / base
         found = inspect_model(folder, prompt=_PROMPTS[base])
         self.base = base
-        self._backbone: TextBackbone = load_backbone(
+        self._backbone: Backbone = load_backbone(
             folder,
             fingerprint=found.fingerprint,
             tokenizer=found.tokenizer,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe
 from graftwork.adaptation.inference import features_on_top, head_logits
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.inspect import inspect_model
 from graftwork.backbones.load import load_backbone
 from graftwork.data.dataset import Dataset
@@ -64,7 +64,7 @@ class Run:
 class Bench:
     """Makes runs on one backbone, and keeps them in a file."""
 
-    def __init__(self, backbone: TextBackbone, kept: Path) -> None:
+    def __init__(self, backbone: Backbone, kept: Path) -> None:
         self._backbone = backbone
         self._kept = kept
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def _read(task: str, side: str, count: int, *, seed: int) -> Dataset:
     return Dataset.from_lists([text for text, _ in drawn], [label for _, label in drawn], source=f"{task}-{side}.csv")
 
 
-def _backbone() -> TextBackbone:
+def _backbone() -> Backbone:
     folder = CACHE / "models" / "minilm"
     found = inspect_model(folder)
     return load_backbone(

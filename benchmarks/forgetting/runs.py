@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from graftwork.adaptation.inference import adapted_features, head_logits
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.inspect import inspect_model
 from graftwork.backbones.load import load_backbone
 from graftwork.data.dataset import Dataset
@@ -102,7 +102,7 @@ class Bench:
         self._trying = trying
 
     @cached_property
-    def backbone(self) -> TextBackbone:
+    def backbone(self) -> Backbone:
         """MiniLM in float32."""
         return open_minilm()
 
@@ -153,7 +153,7 @@ class Bench:
         return drawn(domain, "test", TEST_ROWS, 0, trying=self._trying)
 
 
-def open_minilm() -> TextBackbone:
+def open_minilm() -> Backbone:
     """MiniLM in float32."""
     folder = CACHE / "models" / "minilm"
     found = inspect_model(folder)
@@ -174,7 +174,7 @@ def drawn(domain: str, part: str, count: int, seed: int, *, trying: bool = False
     )
 
 
-def right(backbone: TextBackbone, artifact: Artifact, rows: Dataset, ancestors: Sequence[Artifact] = ()) -> list[bool]:
+def right(backbone: Backbone, artifact: Artifact, rows: Dataset, ancestors: Sequence[Artifact] = ()) -> list[bool]:
     """Of each row whether the adapter has it right."""
     features = adapted_features(backbone, artifact, rows.texts, ancestors=ancestors)
     said = head_logits(artifact, features).argmax(axis=1)

@@ -14,7 +14,7 @@ from benchmarks.serving.registries import open_backbone
 from benchmarks.serving.report import Bar, Table, timed_table
 from benchmarks.serving.setting import Setting
 from benchmarks.serving.timing import clocked, interleaved
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Backbone, TokenBatch
 
 EAGER = "transformers, eager"
 OPENVINO = "OpenVINO"
@@ -26,7 +26,7 @@ def run(setting: Setting) -> Iterator[Table]:
         yield _table(setting, dtype)
 
 
-def random_batch(backbone: TextBackbone, rows: int, tokens: int) -> TokenBatch:
+def random_batch(backbone: Backbone, rows: int, tokens: int) -> TokenBatch:
     """Token ids without padding, drawn from the whole vocabulary."""
     vocabulary = backbone.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     generator = torch.Generator().manual_seed(0)
@@ -35,7 +35,7 @@ def random_batch(backbone: TextBackbone, rows: int, tokens: int) -> TokenBatch:
     return batch
 
 
-def forwards(setting: Setting, backbone: TextBackbone, batch: TokenBatch) -> tuple[dict[str, peers.Call], list[str]]:
+def forwards(setting: Setting, backbone: Backbone, batch: TokenBatch) -> tuple[dict[str, peers.Call], list[str]]:
     """Every forward by name, and notes on those that are missing."""
     dtype, folder = backbone.dtype_name, setting.model
     calls: dict[str, peers.Call] = {EAGER: peers.transformers_eager(folder, dtype, batch)}

@@ -24,7 +24,7 @@ from benchmarks.serving.report import Bar, Table
 from benchmarks.serving.setting import Setting
 from benchmarks.serving.texts import Texts
 from benchmarks.serving.timing import Spread, percentile
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.serving.compiled.forward import CompiledForward, Compiler
 from graftwork.serving.engine import Engine, EngineLimits
 
@@ -71,7 +71,7 @@ class _Bench:
     """Engines over one backbone and some adapters, one of them for each tenant."""
 
     setting: Setting
-    backbone: TextBackbone
+    backbone: Backbone
     texts: Texts
     compiler: Compiler
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))

@@ -14,7 +14,7 @@ from benchmarks.serving.report import Bar, Table
 from benchmarks.serving.setting import Setting
 from benchmarks.serving.texts import Texts
 from benchmarks.serving.timing import percentile
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.registry.artifact import Artifact
 from graftwork.serving.engine import Engine, EngineLimits
 
@@ -45,7 +45,7 @@ class _Bench:
     def __init__(
         self,
         setting: Setting,
-        backbone: TextBackbone,
+        backbone: Backbone,
         read: Callable[[str], Artifact],
         digests: Sequence[str],
         texts: Texts,

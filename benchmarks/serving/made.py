@@ -13,7 +13,7 @@ import peft
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.registry.artifact import DELTA, DELTA_CONFIG, HEAD, Artifact
 from graftwork.registry.manifest import DatasetRecord, FileEntry, Manifest, TensorSpec
 
@@ -24,7 +24,7 @@ CLASSES = 16
 _ROWS = DatasetRecord(digest="0" * 64, rows=1000, train_rows=800, validation_rows=100, test_rows=100)
 
 
-def adapted_modules(backbone: TextBackbone) -> dict[str, tuple[int, int]]:
+def adapted_modules(backbone: Backbone) -> dict[str, tuple[int, int]]:
     """The query and value projections: inputs and outputs, by the module's name."""
     found = {
         name: tuple(module.weight.shape[::-1])
@@ -36,7 +36,7 @@ def adapted_modules(backbone: TextBackbone) -> dict[str, tuple[int, int]]:
     return found
 
 
-def lora(backbone: TextBackbone, seed: int) -> Artifact:
+def lora(backbone: Backbone, seed: int) -> Artifact:
     """A LoRA of rank 8 on query and value with a head of 16 classes, stored in float16 as training does."""
     random = np.random.default_rng(seed)
     tensors: dict[str, NDArray[Any]] = {}
@@ -48,13 +48,13 @@ def lora(backbone: TextBackbone, seed: int) -> Artifact:
     return _packed(backbone, seed, files, tensors, strategy="lora", split=0)
 
 
-def head_only(backbone: TextBackbone, seed: int) -> Artifact:
+def head_only(backbone: Backbone, seed: int) -> Artifact:
     """A head of 16 classes on the base's own vectors."""
     files = {HEAD: _head(backbone, np.random.default_rng(seed))}
     return _packed(backbone, seed, files, {}, strategy="feature-extraction", split=backbone.num_layers)
 
 
-def _head(backbone: TextBackbone, random: np.random.Generator) -> bytes:
+def _head(backbone: Backbone, random: np.random.Generator) -> bytes:
     weight = random.standard_normal((CLASSES, backbone.width), dtype=np.float32)
     content: bytes = save({"head.bias": random.standard_normal(CLASSES, dtype=np.float32), "head.weight": weight})
     return content
@@ -67,7 +67,7 @@ def _peft_config() -> bytes:
 
 
 def _packed(
-    backbone: TextBackbone,
+    backbone: Backbone,
     seed: int,
     files: Mapping[str, bytes],
     tensors: Mapping[str, NDArray[Any]],

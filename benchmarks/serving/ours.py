@@ -18,7 +18,7 @@ from benchmarks.serving.made import lora
 from benchmarks.serving.setting import Setting
 from benchmarks.serving.texts import Texts
 from benchmarks.serving.timing import Candidate
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Backbone, TokenBatch
 from graftwork.registry.artifact import Artifact
 from graftwork.serving.compiled.forward import CompiledForward, Compiler
 from graftwork.serving.delta import Place, adaptable
@@ -32,7 +32,7 @@ _CHUNK = 64
 _PATIENCE = 600.0
 
 
-def bare_forwards(setting: Setting, backbone: TextBackbone, batch: TokenBatch) -> dict[str, Callable[[], Any]]:
+def bare_forwards(setting: Setting, backbone: Backbone, batch: TokenBatch) -> dict[str, Callable[[], Any]]:
     """What our engine runs for a batch without adapters, by name: calls that give the last hidden state."""
     places = adaptable(backbone)
     eager = Forward(backbone, places)
@@ -59,7 +59,7 @@ class Steps:
     """
 
     def __init__(
-        self, engine: Engine, backbone: TextBackbone, texts: Texts, tokens: int, compiler: Compiler | None
+        self, engine: Engine, backbone: Backbone, texts: Texts, tokens: int, compiler: Compiler | None
     ) -> None:
         self._engine = engine
         self._compiler = compiler
@@ -135,7 +135,7 @@ class Steps:
 
 
 @contextmanager
-def steps_over(setting: Setting, backbone: TextBackbone, texts: Texts, count: int) -> Iterator[tuple[Steps, list[str]]]:
+def steps_over(setting: Setting, backbone: Backbone, texts: Texts, count: int) -> Iterator[tuple[Steps, list[str]]]:
     """The same over made-up LoRA adapters in memory, all in slots already, and their digests."""
     artifacts = [lora(backbone, seed) for seed in range(count)]
     by_digest = {artifact.digest: artifact for artifact in artifacts}
@@ -146,13 +146,13 @@ def steps_over(setting: Setting, backbone: TextBackbone, texts: Texts, count: in
 
 @contextmanager
 def steps(
-    setting: Setting, backbone: TextBackbone, read_artifact: Callable[[str], Artifact], texts: Texts
+    setting: Setting, backbone: Backbone, read_artifact: Callable[[str], Artifact], texts: Texts
 ) -> Iterator[Steps]:
     """An engine for batches of the setting's rows and tokens, over artifacts that are read by digest."""
     limits = EngineLimits(batch_rows=setting.rows, batch_tokens=setting.rows * setting.tokens)
     compiler = _compiler(setting.store) if setting.compiled else None
 
-    def forward(backbone: TextBackbone, places: Mapping[str, Place], meter: Meter) -> Forward:
+    def forward(backbone: Backbone, places: Mapping[str, Place], meter: Meter) -> Forward:
         return (
             CompiledForward(backbone, places, setting.model, compiler, meter) if compiler else Forward(backbone, places)
         )

@@ -9,10 +9,10 @@ import peft
 import torch
 
 from benchmarks.serving.made import RANK, TARGETS
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 
 
-def peft_model(backbone: TextBackbone, count: int) -> Any:
+def peft_model(backbone: Backbone, count: int) -> Any:
     """The base with adapters `a0`, `a1`, ... in the base's dtype; random numbers in place of PEFT's zeros."""
     config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(TARGETS))
     model = peft.get_peft_model(copy.deepcopy(backbone.model), config, adapter_name="a0", autocast_adapter_dtype=False)

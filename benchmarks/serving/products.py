@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 
 
-def products_alone(backbone: TextBackbone, tokens: int) -> Callable[[], None]:
+def products_alone(backbone: Backbone, tokens: int) -> Callable[[], None]:
     """A call that multiplies as many tokens by the weights of every layer, into memory that is there already.
 
     No attention, no activation, no normalisation, no adapter: what computes these layers for so many tokens in this

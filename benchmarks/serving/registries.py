@@ -6,14 +6,14 @@ from pathlib import Path
 
 from benchmarks.serving.made import head_only, lora
 from benchmarks.serving.setting import Setting
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.inspect import inspect_model
 from graftwork.backbones.load import load_backbone
 from graftwork.settings import load_settings
 from graftwork.wiring import Services, open_services
 
 
-def open_backbone(setting: Setting, dtype: str | None = None) -> TextBackbone:
+def open_backbone(setting: Setting, dtype: str | None = None) -> Backbone:
     """The base model, in the dtype of the setting or another."""
     found = inspect_model(setting.model)
     return load_backbone(
@@ -30,7 +30,7 @@ def open_registry(setting: Setting, home: Path) -> Services:
     return open_services(load_settings(home=home, dtype=setting.dtype))
 
 
-def registry_of(setting: Setting, tenants: int, backbone: TextBackbone) -> Path:
+def registry_of(setting: Setting, tenants: int, backbone: Backbone) -> Path:
     """The home folder of a registry with `t00000/lora`, `t00001/lora`, ... and as many heads as there are residents.
 
     Adapters that an interrupted run left out are added.

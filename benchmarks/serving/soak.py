@@ -24,7 +24,7 @@ from tests.backbones.tiny import save_model
 from benchmarks import machine
 from benchmarks.serving.soak_traffic import Tally, World, soak
 from benchmarks.serving.soak_twins import Twin, base_twin, draw_specs, make_texts, make_twins
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.inspect import Inspection, inspect_model
 from graftwork.backbones.load import load_backbone
 from graftwork.serving.compiled.forward import CompiledForward, Compiler
@@ -108,14 +108,14 @@ def _world(home: Path, seed: int, compiled: bool, size: Size) -> Iterator[tuple[
                 compiler.close()
 
 
-def _open(folder: Path, found: Inspection) -> TextBackbone:
+def _open(folder: Path, found: Inspection) -> Backbone:
     return load_backbone(
         folder, fingerprint=found.fingerprint, tokenizer=found.tokenizer, metadata=found.metadata, dtype="float32"
     )
 
 
 def _publish(
-    services: Services, backbone: TextBackbone, texts: list[str], seed: int, size: Size
+    services: Services, backbone: Backbone, texts: list[str], seed: int, size: Size
 ) -> tuple[dict[str, int], dict[str | None, Twin]]:
     """Publish all adapters, some versions to a name; their names with counts of versions, and all twins."""
     twins: dict[str | None, Twin] = {None: base_twin(backbone, texts)}
@@ -136,13 +136,13 @@ def _limits(size: Size) -> EngineLimits:
 
 
 def _engine(services: Services, folder: Path, limits: EngineLimits, compiler: Compiler | None) -> Engine:
-    def load(fingerprint: str) -> TextBackbone:
+    def load(fingerprint: str) -> Backbone:
         return services.backbone(services.bases.resolve(fingerprint))
 
     if compiler is None:
         return Engine(load, services.catalog.read, limits)
 
-    def make_forward(backbone: TextBackbone, places: Mapping[str, Place], meter: Meter) -> Forward:
+    def make_forward(backbone: Backbone, places: Mapping[str, Place], meter: Meter) -> Forward:
         return CompiledForward(backbone, places, folder, compiler, meter)
 
     return Engine(load, services.catalog.read, limits, make_forward=make_forward)

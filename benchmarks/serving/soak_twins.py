@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.backbones.tiny import CORPUS
 from tests.serving.builders import ATTENTION, EVERY, Spec, make
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import Pooling
 
@@ -86,7 +86,7 @@ def draw_specs(architecture: str, layers: int, count: int, seed: int) -> list[tu
 
 
 def make_twins(
-    backbone: TextBackbone,
+    backbone: Backbone,
     specs: Sequence[tuple[Spec, Pooling | None]],
     texts: Sequence[str],
     told: Callable[[], None] = lambda: None,
@@ -104,15 +104,13 @@ def make_twins(
         told()
 
 
-def base_twin(backbone: TextBackbone, texts: Sequence[str]) -> Twin:
+def base_twin(backbone: Backbone, texts: Sequence[str]) -> Twin:
     """The base's own vectors."""
     vectors = _vectors(backbone, backbone.model, texts, None, backbone.pooling)
     return Twin(None, (), np.empty((len(texts), 0)), vectors)
 
 
-def _vectors(
-    backbone: TextBackbone, model: Any, texts: Sequence[str], max_length: int | None, pooling: Pooling
-) -> Rows:
+def _vectors(backbone: Backbone, model: Any, texts: Sequence[str], max_length: int | None, pooling: Pooling) -> Rows:
     encoded = backbone.encode(list(texts), max_length)
     by_length: dict[int, list[int]] = {}
     for row, tokens in enumerate(encoded):

@@ -16,7 +16,7 @@ from benchmarks.serving.report import Table, timed_table
 from benchmarks.serving.setting import Setting
 from benchmarks.serving.timing import Candidate, interleaved
 from graftwork.adaptation import STRATEGIES
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Backbone, TokenBatch
 from graftwork.registry.artifact import DELTA, DELTA_CONFIG
 from graftwork.serving.weights import WeightsDelta, read_weights_delta
 
@@ -62,7 +62,7 @@ def _processor_clocked(name: str, call: Callable[[], object]) -> Candidate:
     return timed
 
 
-def _answering(backbone: TextBackbone, groups: Sequence[tuple[TokenBatch, WeightsDelta]]) -> Callable[[], list[Tensor]]:
+def _answering(backbone: Backbone, groups: Sequence[tuple[TokenBatch, WeightsDelta]]) -> Callable[[], list[Tensor]]:
     return lambda: [delta.hidden(backbone, batch, [delta] * len(batch.input_ids)) for batch, delta in groups]
 
 
@@ -71,7 +71,7 @@ def _parts(batch: TokenBatch) -> list[TokenBatch]:
     return [TokenBatch(ids, mask) for ids, mask in rows]
 
 
-def _delta(backbone: TextBackbone, strategy: str, seed: int) -> WeightsDelta:
+def _delta(backbone: Backbone, strategy: str, seed: int) -> WeightsDelta:
     """What nobody trained: random differences in every tuned layer, and of the words that might have occurred."""
     found = STRATEGIES[strategy]
     generator = torch.Generator().manual_seed(seed)
@@ -86,9 +86,7 @@ def _delta(backbone: TextBackbone, strategy: str, seed: int) -> WeightsDelta:
     return read_weights_delta(files[DELTA_CONFIG], files[DELTA], backbone)
 
 
-def _memory(
-    backbone: TextBackbone, calls: dict[str, Callable[[], Any]], kept: dict[str, Sequence[WeightsDelta]]
-) -> Table:
+def _memory(backbone: Backbone, calls: dict[str, Callable[[], Any]], kept: dict[str, Sequence[WeightsDelta]]) -> Table:
     base = sum(parameter.nbytes for parameter in backbone.model.parameters())
     table = Table("memory", ["most at once, MiB", "kept a tenant, MiB", "of the base"])
     for name, call in calls.items():
@@ -103,7 +101,7 @@ def _memory(
     return table
 
 
-def _layer_bytes(backbone: TextBackbone) -> int:
+def _layer_bytes(backbone: Backbone) -> int:
     return sum(parameter.nbytes for parameter in backbone.layers[0].parameters())
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.base_rows import BaseModel
     from graftwork.registry.manifest import BaseBits
     from graftwork.serving.compiled.forward import Compiler
@@ -46,12 +46,12 @@ class Services(AbstractContextManager["Services"]):
     blobs: BlobStore
     bases: BaseModels
     catalog: Catalog
-    _backbones: dict[tuple[str, BaseBits | None], TextBackbone] = field(default_factory=dict, repr=False)
+    _backbones: dict[tuple[str, BaseBits | None], Backbone] = field(default_factory=dict, repr=False)
     _folders: dict[str, Path] = field(default_factory=dict, repr=False)
     _compilers: list[Compiler] = field(default_factory=list, repr=False)
     _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def backbone(self, base: BaseModel, *, bits: BaseBits | None = None) -> TextBackbone:
+    def backbone(self, base: BaseModel, *, bits: BaseBits | None = None) -> Backbone:
         """The base model in memory, frozen; fetched, verified and loaded at the first call, the same object after.
 
         Args:
@@ -105,7 +105,7 @@ class Services(AbstractContextManager["Services"]):
         compiler = Compiler(self.settings.cache / "compiled")
         self._compilers.append(compiler)
 
-        def make(backbone: TextBackbone, places: Mapping[str, Place], meter: Meter) -> Forward:
+        def make(backbone: Backbone, places: Mapping[str, Place], meter: Meter) -> Forward:
             if backbone.device.type != "cpu" or backbone.modality != "text" or is_graph(backbone):
                 return eager_forward(backbone, places, meter)
             return CompiledForward(backbone, places, self._folders[backbone.fingerprint], compiler, meter)

@@ -13,16 +13,16 @@ from graftwork.adaptation import STRATEGIES, strategy_of
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.adaptation.lora import Lora, LoraSettings
 from graftwork.adaptation.strategy import Delta
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ArtifactInvalid, BaseMismatch
 from graftwork.registry.artifact import Artifact
 from graftwork.registry.manifest import DatasetRecord, FileEntry, Manifest, Pooling
 from tests.backbones.tiny import CORPUS
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 
 
-def artifact_of(backbone: TextBackbone, strategy: str, delta: Delta, **changes: Any) -> Artifact:
+def artifact_of(backbone: Backbone, strategy: str, delta: Delta, **changes: Any) -> Artifact:
     generator = torch.Generator().manual_seed(0)
     head = {
         "head.weight": torch.randn(3, backbone.width, generator=generator),
@@ -53,11 +53,11 @@ def artifact_of(backbone: TextBackbone, strategy: str, delta: Delta, **changes: 
 
 
 @pytest.fixture
-def bert(backbone_of: Backbones) -> TextBackbone:
+def bert(backbone_of: Backbones) -> Backbone:
     return backbone_of("bert")
 
 
-def test_head_only_answers_are_the_head_on_bare_vectors(bert: TextBackbone) -> None:
+def test_head_only_answers_are_the_head_on_bare_vectors(bert: Backbone) -> None:
     artifact = artifact_of(bert, "feature-extraction", Delta(bert.num_layers, (), {}))
     vectors = adapted_features(bert, artifact, CORPUS)
     assert torch.equal(vectors, bert.embed(CORPUS, max_length=16))
@@ -68,7 +68,7 @@ def test_head_only_answers_are_the_head_on_bare_vectors(bert: TextBackbone) -> N
     np.testing.assert_allclose(answers, wanted, rtol=1e-12)
 
 
-def test_lora_answers_run_through_the_delta(bert: TextBackbone) -> None:
+def test_lora_answers_run_through_the_delta(bert: Backbone) -> None:
     with Lora().attach(bert, LoraSettings(store="float32"), seed=0) as attachment:
         with torch.no_grad():
             for parameter in attachment.parameters():
@@ -90,14 +90,14 @@ def test_lora_answers_run_through_the_delta(bert: TextBackbone) -> None:
         ("prompt", "query: "),
     ],
 )
-def test_an_adapter_of_another_base_is_refused(bert: TextBackbone, field: str, value: object) -> None:
+def test_an_adapter_of_another_base_is_refused(bert: Backbone, field: str, value: object) -> None:
     artifact = artifact_of(bert, "feature-extraction", Delta(bert.num_layers, (), {}), **{field: value})
     with pytest.raises(BaseMismatch) as caught:
         adapted_features(bert, artifact, CORPUS)
     assert [problem.where for problem in caught.value.problems] == [f"manifest.json, {field}"]
 
 
-def test_all_differences_are_listed_at_once(bert: TextBackbone) -> None:
+def test_all_differences_are_listed_at_once(bert: Backbone) -> None:
     artifact = artifact_of(
         bert, "feature-extraction", Delta(bert.num_layers, (), {}), base="1" * 64, tokenizer="2" * 64, layers=9
     )
@@ -114,7 +114,7 @@ def test_a_strategy_of_the_future_is_refused_by_name() -> None:
     assert all(strategy_of(name) is strategy for name, strategy in STRATEGIES.items())
 
 
-def test_a_delta_that_a_head_only_adapter_should_not_have_is_refused(bert: TextBackbone) -> None:
+def test_a_delta_that_a_head_only_adapter_should_not_have_is_refused(bert: Backbone) -> None:
     with pytest.raises(ArtifactInvalid) as caught:
         STRATEGIES["feature-extraction"].restore(bert, {"adapter_model.safetensors": b"x"})
     assert [problem.where for problem in caught.value.problems] == ["adapter_model.safetensors"]

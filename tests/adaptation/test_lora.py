@@ -12,15 +12,15 @@ from safetensors.torch import load, save
 from transformers import AutoModel
 
 from graftwork.adaptation.lora import Lora, LoraAttachment, LoraSettings
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ArtifactInvalid, SettingsInvalid
 from tests.backbones.tiny import ARCHITECTURES, CORPUS, LAYERS
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 EXACT = LoraSettings(rank=4, alpha=8, store="float32")
 
 
-def features(backbone: TextBackbone) -> torch.Tensor:
+def features(backbone: Backbone) -> torch.Tensor:
     return backbone.embed(CORPUS)
 
 
@@ -247,7 +247,7 @@ class TestDamagedDeltas:
         with Lora().attach(backbone_of("bert"), EXACT, seed=0) as attachment:
             return attachment.delta().files
 
-    def refuse(self, backbone: TextBackbone, files: dict[str, bytes]) -> str:
+    def refuse(self, backbone: Backbone, files: dict[str, bytes]) -> str:
         before = features(backbone)
         with pytest.raises(ArtifactInvalid) as caught:
             Lora().restore(backbone, files)

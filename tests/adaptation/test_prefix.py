@@ -13,18 +13,18 @@ from safetensors.torch import load, save
 from transformers import AutoModel
 
 from graftwork.adaptation.prefix import PrefixAttachment, PrefixTuning, PrefixTuningSettings
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ArtifactInvalid, ModelUnsupported, SettingsInvalid
 from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import ARCHITECTURES, CORPUS, LAYERS, save_model
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 EXACT = PrefixTuningSettings(length=5, store="float32")
 NEAR: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def features(backbone: TextBackbone) -> torch.Tensor:
+def features(backbone: Backbone) -> torch.Tensor:
     return backbone.embed(CORPUS)
 
 
@@ -93,7 +93,7 @@ def test_a_prefix_that_peft_made_and_saved_is_restored(
         torch.testing.assert_close(features(backbone), peft_features(made, backbone), **NEAR)
 
 
-def peft_features(model: Any, backbone: TextBackbone) -> torch.Tensor:
+def peft_features(model: Any, backbone: Backbone) -> torch.Tensor:
     batch = backbone.collate(backbone.encode(CORPUS))
     with torch.no_grad():
         hidden = model.eval()(
@@ -194,7 +194,7 @@ class TestDamagedDeltas:
         with PrefixTuning().attach(backbone_of("bert"), EXACT, seed=0) as attachment:
             return attachment.delta().files
 
-    def refuse(self, backbone: TextBackbone, files: dict[str, bytes]) -> str:
+    def refuse(self, backbone: Backbone, files: dict[str, bytes]) -> str:
         before = features(backbone)
         with pytest.raises(ArtifactInvalid) as caught:
             PrefixTuning().restore(backbone, files)

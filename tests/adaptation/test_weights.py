@@ -15,18 +15,18 @@ from graftwork.adaptation.inference import adapted_features
 from graftwork.adaptation.parameters import first_layers, parameter_places
 from graftwork.adaptation.partial import Partial, PartialSettings
 from graftwork.adaptation.weights import WeightsAttachment
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ArtifactInvalid, SettingsInvalid
 from graftwork.training.config import TrainingConfig
 from tests.adaptation.decoded import decode_onto
 from tests.adaptation.test_inference import artifact_of
 from tests.backbones.tiny import ARCHITECTURES, CORPUS, LAYERS
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def attach(backbone: TextBackbone, strategy: str, **settings: Any) -> WeightsAttachment:
+def attach(backbone: Backbone, strategy: str, **settings: Any) -> WeightsAttachment:
     found = STRATEGIES[strategy]
     attachment = found.attach(backbone, found.settings_type(**settings), seed=0)
     assert isinstance(attachment, WeightsAttachment)
@@ -40,11 +40,11 @@ def disturb(attachment: WeightsAttachment, size: float = 0.05) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
 
 
-def state(backbone: TextBackbone) -> dict[str, tuple[int, Tensor]]:
+def state(backbone: Backbone) -> dict[str, tuple[int, Tensor]]:
     return {name: (id(p), p.detach().clone()) for name, p in backbone.model.named_parameters()}
 
 
-def assert_untouched(backbone: TextBackbone, before: dict[str, tuple[int, Tensor]]) -> None:
+def assert_untouched(backbone: Backbone, before: dict[str, tuple[int, Tensor]]) -> None:
     after = state(backbone)
     assert after.keys() == before.keys()
     for name, (identity, value) in before.items():

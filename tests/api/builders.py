@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.inspect import inspect_model
 from graftwork.registry.artifact import DELTA, DELTA_CONFIG, Artifact
 from graftwork.registry.base_rows import BaseModel
@@ -75,7 +75,7 @@ def _lora(seed: int) -> tuple[dict[str, bytes], tuple[TensorSpec, ...]]:
     return files, tuple(TensorSpec(name=name, shape=t.shape, dtype="float32") for name, t in found)
 
 
-def expected(backbone: TextBackbone, artifact: Artifact, texts: Sequence[str]) -> NDArray[np.float64]:
+def expected(backbone: Backbone, artifact: Artifact, texts: Sequence[str]) -> NDArray[np.float64]:
     """The naive twin: probabilities [texts, classes] of a head alone, from the backbone's own vectors."""
     head = load(artifact.files["head.safetensors"])
     vectors = backbone.embed(list(texts), max_length=artifact.manifest.max_length).numpy().astype(np.float64)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers.utils import logging
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.inspect import inspect_model
 from graftwork.backbones.load import load_backbone
 from graftwork.registry.manifest import BaseBits
@@ -31,9 +31,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return save
 
 
-def open_backbone(
-    folder: Path, *, dtype: str = "float32", bits: BaseBits | None = None, **overrides: Any
-) -> TextBackbone:
+def open_backbone(folder: Path, *, dtype: str = "float32", bits: BaseBits | None = None, **overrides: Any) -> Backbone:
     inspection = inspect_model(folder, **overrides)
     return load_backbone(
         folder,
@@ -46,10 +44,10 @@ def open_backbone(
 
 
 @pytest.fixture
-def backbone_of(saved: Callable[[str], Path]) -> Callable[..., TextBackbone]:
+def backbone_of(saved: Callable[[str], Path]) -> Callable[..., Backbone]:
     """A fresh backbone of an architecture, in float32 unless said otherwise."""
 
-    def load(architecture: str, **options: Any) -> TextBackbone:
+    def load(architecture: str, **options: Any) -> Backbone:
         return open_backbone(saved(architecture), **options)
 
     return load

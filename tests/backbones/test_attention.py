@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from graftwork.backbones.attention import LayerPrefix, keys_and_values, prefixed
-from graftwork.backbones.backbone import Batch, TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Backbone, Batch, TokenBatch
 from graftwork.errors import ModelUnsupported
 from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import ARCHITECTURES, CORPUS, LAYERS, WIDTH, save_model
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 # For each row how many keys and values it has, by layer; the second row has none, and no row any in layer 1.
 LENGTHS = {0: (3, 0, 1, 2, 5), 2: (1, 0, 4, 5, 2)}
 
 
-def random_prefixes(backbone: TextBackbone, lengths: Mapping[int, tuple[int, ...]]) -> dict[int, LayerPrefix]:
+def random_prefixes(backbone: Backbone, lengths: Mapping[int, tuple[int, ...]]) -> dict[int, LayerPrefix]:
     generator = torch.Generator().manual_seed(5)
     attention = backbone.attention
     prefixes = {}
@@ -65,7 +65,7 @@ def plain_attention(prefixes: Mapping[int, LayerPrefix]) -> Callable[..., tuple[
 
 
 def by_hand(
-    backbone: TextBackbone, prefixes: Mapping[int, LayerPrefix], batch: Batch, patch: pytest.MonkeyPatch
+    backbone: Backbone, prefixes: Mapping[int, LayerPrefix], batch: Batch, patch: pytest.MonkeyPatch
 ) -> torch.Tensor:
     """The last hidden state by a copy of the model whose attention is the one above."""
     model: Any = copy.deepcopy(backbone.model)

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.backbones.backbone import TextBackbone, length_sorted_batches
+from graftwork.backbones.backbone import Backbone, length_sorted_batches
 from graftwork.backbones.load import load_backbone
 from graftwork.errors import ModelUnreadable
 from graftwork.registry.manifest import Pooling
 from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import ARCHITECTURES, CORPUS, LAYERS, WIDTH
 
-Load = Callable[..., TextBackbone]
+Load = Callable[..., Backbone]
 
 
 def test_a_backbone_is_frozen_and_knows_itself(backbone_of: Load) -> None:

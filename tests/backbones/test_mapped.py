@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.registry.durable import write_file
 from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import save_model
@@ -15,7 +15,7 @@ from tests.backbones.tiny import save_model
 Saved = Callable[[str], Path]
 
 
-def mapped(backbone: TextBackbone, file: Path) -> list[bool]:
+def mapped(backbone: Backbone, file: Path) -> list[bool]:
     """For each parameter whether it lies in a mapping of the file."""
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
     spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]

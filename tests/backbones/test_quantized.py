@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.quantized import QuantizedLinear, bytes_of, numbers_of, packed_bytes
 from graftwork.errors import ModelUnsupported, SettingsInvalid
 from graftwork.registry.manifest import BaseBits
 from tests.backbones.conftest import open_backbone
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 Saved = Callable[[str], Path]
 BITS: tuple[BaseBits, ...] = ("int8", "nf4")
 # The widest gap between neighbours in a table whose ends are -1 and 1, halved: no value is further from its nearest.

@@ -9,18 +9,18 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
-from graftwork.backbones.backbone import Batch, TextBackbone
+from graftwork.backbones.backbone import Backbone, Batch
 from graftwork.backbones.stack import find_stack
 from graftwork.backbones.targets import linear_targets
 from graftwork.errors import ModelUnsupported
 from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import ARCHITECTURES, save_model
 
-Load = Callable[..., TextBackbone]
+Load = Callable[..., Backbone]
 TEXTS = ("the fox", "a refund was requested for the broken parcel, is it not?", "dog", "prices rose by 3.5 percent")
 
 
-def padded(backbone: TextBackbone) -> Batch:
+def padded(backbone: Backbone) -> Batch:
     batch = backbone.collate(backbone.encode(TEXTS))
     assert batch.attention_mask.min() == 0
     return batch

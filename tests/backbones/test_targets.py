@@ -8,7 +8,7 @@ import pytest
 from peft import LoraConfig, inject_adapter_in_model
 from transformers.pytorch_utils import Conv1D
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.targets import linear_targets
 from tests.backbones.tiny import LAYERS
 
@@ -27,7 +27,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("architecture", EXPECTED)
-def test_targets_of_each_architecture(backbone_of: Callable[..., TextBackbone], architecture: str) -> None:
+def test_targets_of_each_architecture(backbone_of: Callable[..., Backbone], architecture: str) -> None:
     attention, everything, _ = EXPECTED[architecture]
     targets = linear_targets(backbone_of(architecture))
     assert targets["attention"] == attention
@@ -36,7 +36,7 @@ def test_targets_of_each_architecture(backbone_of: Callable[..., TextBackbone], 
 
 @pytest.mark.parametrize("architecture", EXPECTED)
 def test_peft_finds_every_linear_layer_of_the_stack_and_none_outside(
-    backbone_of: Callable[..., TextBackbone], architecture: str
+    backbone_of: Callable[..., Backbone], architecture: str
 ) -> None:
     backbone = backbone_of(architecture)
     conv = any(isinstance(module, Conv1D) for module in backbone.model.modules())

@@ -1,13 +1,15 @@
 """Run as a program: `graft` in processes of its own to which something bad happens.
 
-    python -m tests.cli.forked < JOBS > OUTCOMES
+    python -m tests.cli.forked
 
 Starting a process that has PyTorch takes seconds; forking one takes none. So this imports everything once, before any
-thread is started, and forks for each job. Jobs and outcomes are JSON; see `run_jobs`.
+thread is started, and forks for each job. A line of input holds an environment and the jobs to run in it, a line of
+output their outcomes, as JSON; see `run_jobs`.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import json
@@ -17,13 +19,19 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import typer.main
 from sqlalchemy import event
+
+from graftwork.cli import app
+from tests.cli.running import command_of
 
 _PRELOADED = (
     "graftwork.cli.progress",
@@ -87,18 +95,31 @@ class Outcome:
 
 
 def run_jobs(jobs: Sequence[Job]) -> list[Outcome]:
-    """Run jobs one after the other, those with a gate at the same time."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.cli.forked"],
-        input=json.dumps([asdict(job) for job in jobs]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    outcomes = [Outcome(**outcome) for outcome in json.loads(done.stdout)]
+    """Run jobs one after the other, those with a gate at the same time, in the environment of now."""
+    forking = _forking()
+    assert forking.stdin is not None
+    assert forking.stdout is not None
+    assert forking.stderr is not None
+    json.dump({"environment": dict(os.environ), "jobs": [asdict(job) for job in jobs]}, forking.stdin)
+    forking.stdin.write("\n")
+    forking.stdin.flush()
+    told = forking.stdout.readline()
+    assert told, forking.stderr.read()
+    outcomes = [Outcome(**outcome) for outcome in json.loads(told)]
     assert [outcome.err for outcome in outcomes if "Traceback" in outcome.err] == []
     return outcomes
+
+
+@cache
+def _forking() -> subprocess.Popen[str]:
+    """The process that forks, for all tests of this one; it ends when its input does."""
+    command = [sys.executable, "-m", "tests.cli.forked"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=root)
+    atexit.register(child.communicate)
+    return child
 
 
 class _Steps:
@@ -167,6 +188,7 @@ class _Child:
         out, err, steps, ready, go = (os.pipe() for _ in range(5))
         self._pid = os.fork()
         if self._pid == 0:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(out[1], 1)
             os.dup2(err[1], 2)
 
@@ -178,6 +200,8 @@ class _Child:
             try:
                 code, count = _graft(job, kill_at, wait)
                 os.write(steps[1], str(count).encode())
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 os._exit(code)
@@ -205,11 +229,7 @@ def _read(pipe: int) -> bytes:
         return stream.read()
 
 
-def main() -> None:
-    """Run the jobs that standard input holds."""
-    jobs = [Job(**job) for job in json.load(sys.stdin)]
-    for name in _PRELOADED:
-        importlib.import_module(name)
+def _run(jobs: Sequence[Job]) -> list[Outcome]:
     gated = [_Child(job) for job in jobs if job.gate]
     for child in gated:
         child.wait_until_ready()
@@ -222,7 +242,26 @@ def main() -> None:
         kill_at = None if job.kill_at is None else round(job.kill_at * (steps - 1))
         outcomes.append(next(together) if job.gate else _Child(job, kill_at).outcome())
         steps = outcomes[-1].steps or steps
-    json.dump([asdict(outcome) for outcome in outcomes], sys.stdout)
+    return outcomes
+
+
+def main() -> None:
+    """Run the jobs of each line of standard input."""
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    # What is made once a process is made once for all of them.
+    typer.main.get_command = command_of
+    command_of(app)
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("bert")
+    for line in sys.stdin:
+        told = json.loads(line)
+        os.environ.clear()
+        os.environ.update(told["environment"])
+        outcomes = _run([Job(**job) for job in told["jobs"]])
+        sys.stdout.write(json.dumps([asdict(outcome) for outcome in outcomes]) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

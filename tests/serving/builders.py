@@ -15,7 +15,7 @@ import peft
 import torch
 from safetensors.torch import save
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.registry.artifact import DELTA, DELTA_CONFIG, HEAD, Artifact
 from graftwork.registry.manifest import DatasetRecord, FileEntry, Manifest, TensorSpec
 from graftwork.serving.adapters import LoadedAdapter, load_adapter
@@ -76,7 +76,7 @@ class Made:
     """An adapter, and what it must answer."""
 
     spec: Spec
-    backbone: TextBackbone
+    backbone: Backbone
     artifact: Artifact
     model: Any
     head: tuple[torch.Tensor, torch.Tensor]
@@ -108,7 +108,7 @@ class Made:
         return self._answers[text]
 
 
-def make(backbone: TextBackbone, spec: Spec, **changes: Any) -> Made:
+def make(backbone: Backbone, spec: Spec, **changes: Any) -> Made:
     """Make an adapter; `changes` are fields of the manifest, or `files` to replace after hashing."""
     generator = torch.Generator().manual_seed(spec.seed)
     head = (
@@ -136,7 +136,7 @@ def make(backbone: TextBackbone, spec: Spec, **changes: Any) -> Made:
     return Made(spec, backbone, artifact, model, head)
 
 
-def unhooked(backbone: TextBackbone) -> Any:
+def unhooked(backbone: Backbone) -> Any:
     """The base's network without the hooks that serving may have left on it."""
     model = copy.deepcopy(backbone.model)
     for module in model.modules():
@@ -144,12 +144,12 @@ def unhooked(backbone: TextBackbone) -> Any:
     return model
 
 
-def layer_of(backbone: TextBackbone, tensor: str) -> int:
+def layer_of(backbone: Backbone, tensor: str) -> int:
     return next(index for index, name in enumerate(backbone.layer_names) if f".{name}." in tensor)
 
 
 def pack(
-    backbone: TextBackbone,
+    backbone: Backbone,
     files: Mapping[str, bytes],
     tensors: Mapping[str, torch.Tensor],
     *,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Backbone, TokenBatch
 from graftwork.serving.compiled.forward import CompiledForward, Compiler
 from graftwork.serving.compiled.store import Source
 from graftwork.serving.compiled.variant import Variant
@@ -31,7 +31,7 @@ class Compiled:
 
     folder: Path
     kept: Path
-    backbone: TextBackbone
+    backbone: Backbone
     forward: CompiledForward
     eager: Forward
     compiler: Compiler

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.utils import logging
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from tests.backbones.conftest import open_backbone
 from tests.backbones.tiny import save_model
 from tests.serving.builders import Made, Spec, make
@@ -21,11 +21,11 @@ def _quiet() -> None:
 
 
 @pytest.fixture(scope="session")
-def backbone_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TextBackbone]:
+def backbone_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Backbone]:
     """A backbone of three narrow layers, loaded once; engines may hook it, nothing may change its weights."""
 
     @cache
-    def load(architecture: str, dtype: str = "float32", **changes: Any) -> TextBackbone:
+    def load(architecture: str, dtype: str = "float32", **changes: Any) -> Backbone:
         folder = save_model(tmp_path_factory.mktemp(architecture), architecture, **changes)
         return open_backbone(folder, dtype=dtype)
 
@@ -33,8 +33,8 @@ def backbone_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TextB
 
 
 @pytest.fixture(scope="session")
-def bert(backbone_of: Callable[..., TextBackbone]) -> TextBackbone:
-    backbone: TextBackbone = backbone_of("bert")
+def bert(backbone_of: Callable[..., Backbone]) -> Backbone:
+    backbone: Backbone = backbone_of("bert")
     return backbone
 
 
@@ -43,14 +43,14 @@ def made() -> Callable[..., Made]:
     """Adapters by backbone and spec, made once."""
 
     @cache
-    def get(backbone: TextBackbone, spec: Spec) -> Made:
+    def get(backbone: Backbone, spec: Spec) -> Made:
         return make(backbone, spec)
 
     return get
 
 
 @pytest.fixture(autouse=True)
-def _base_untouched(bert: TextBackbone) -> Iterator[None]:
+def _base_untouched(bert: Backbone) -> Iterator[None]:
     """Whatever a test serves, the shared base's weights stay as they were."""
     before = {name: parameter.sum().item() for name, parameter in bert.model.named_parameters()}
     yield

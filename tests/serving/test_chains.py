@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 
 from graftwork.adaptation.inference import adapted_features
 from graftwork.adaptation.merge import merged_weights
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ArtifactInvalid, BlobDamaged, NotFound
 from graftwork.registry.artifact import Artifact
 from graftwork.serving.adapters import AdapterCache, LoadedAdapter
@@ -51,7 +51,7 @@ def on(parent: Made, spec: Spec) -> Made:
 
 
 @pytest.fixture(scope="module")
-def chain(bert: TextBackbone) -> Mapping[str, Made]:
+def chain(bert: Backbone) -> Mapping[str, Made]:
     top = make(bert, GLOBAL)
     region = on(top, REGION)
     return {
@@ -77,7 +77,7 @@ def reader(made: Mapping[str, Made]) -> Callable[[str], Artifact]:
 
 
 def test_every_generation_in_one_batch_gives_what_peft_gives_on_the_merged_parent(
-    bert: TextBackbone, chain: Mapping[str, Made]
+    bert: Backbone, chain: Mapping[str, Made]
 ) -> None:
     engine = Engine(lambda _: bert, reader(chain), EngineLimits(cache_bytes=0))
     futures = [(one, engine.classify("acme", bert.fingerprint, one.digest, list(TEXTS))) for one in chain.values()]
@@ -91,9 +91,7 @@ def test_every_generation_in_one_batch_gives_what_peft_gives_on_the_merged_paren
         engine.close()
 
 
-def test_the_plain_way_gives_the_same_as_peft_on_the_merged_parent(
-    bert: TextBackbone, chain: Mapping[str, Made]
-) -> None:
+def test_the_plain_way_gives_the_same_as_peft_on_the_merged_parent(bert: Backbone, chain: Mapping[str, Made]) -> None:
     ancestors = (chain["region"].artifact, chain["global"].artifact)
     for name in ("user", "head"):
         got = adapted_features(bert, chain[name].artifact, TEXTS, ancestors=ancestors).numpy()
@@ -103,7 +101,7 @@ def test_the_plain_way_gives_the_same_as_peft_on_the_merged_parent(
     assert np.abs(got - bare).max() > 1e-2
 
 
-def test_merged_weights_are_those_of_the_whole_chain(bert: TextBackbone, chain: Mapping[str, Made]) -> None:
+def test_merged_weights_are_those_of_the_whole_chain(bert: Backbone, chain: Mapping[str, Made]) -> None:
     merged = merged_weights(bert, chain["user"].artifact, (chain["region"].artifact, chain["global"].artifact))
     model = unhooked(bert)
     model.load_state_dict(merged)
@@ -112,7 +110,7 @@ def test_merged_weights_are_those_of_the_whole_chain(bert: TextBackbone, chain: 
         torch.testing.assert_close(twin.vector(text), chain["user"].vector(text), rtol=1e-5, atol=1e-5)
 
 
-def test_ancestors_that_are_missing_or_others_are_refused(bert: TextBackbone, chain: Mapping[str, Made]) -> None:
+def test_ancestors_that_are_missing_or_others_are_refused(bert: Backbone, chain: Mapping[str, Made]) -> None:
     user, region, top = (chain[name].artifact for name in ("user", "region", "global"))
     for ancestors in ((), (region,), (top, region), (region, top, top)):
         with pytest.raises(ArtifactInvalid, match="stands on"):
@@ -124,7 +122,7 @@ def cache_of(made: Mapping[str, Made], pool: LoaderPool, nbytes: int = 1 << 24) 
 
 
 def test_children_that_have_heads_only_share_the_parents_slot_vectors_and_memory(
-    bert: TextBackbone, chain: Mapping[str, Made]
+    bert: Backbone, chain: Mapping[str, Made]
 ) -> None:
     pool = LoaderPool(1, "test")
     cache = cache_of(chain, pool)
@@ -146,7 +144,7 @@ def test_children_that_have_heads_only_share_the_parents_slot_vectors_and_memory
 
 
 def test_a_parent_leaves_memory_after_the_children_that_share_its_updates(
-    bert: TextBackbone, chain: Mapping[str, Made]
+    bert: Backbone, chain: Mapping[str, Made]
 ) -> None:
     pool = LoaderPool(1, "test")
     places = adaptable(bert)
@@ -174,7 +172,7 @@ def test_a_chain_takes_one_slot_of_the_ranks_together(chain: Mapping[str, Made])
     assert region.split == 0
 
 
-def test_a_parent_that_is_gone_is_told(bert: TextBackbone, chain: Mapping[str, Made]) -> None:
+def test_a_parent_that_is_gone_is_told(bert: Backbone, chain: Mapping[str, Made]) -> None:
     pool = LoaderPool(1, "test")
     without = {name: one for name, one in chain.items() if name != "global"}
     loading = cache_of(without, pool).load(chain["user"].key, bert, adaptable(bert))
@@ -183,7 +181,7 @@ def test_a_parent_that_is_gone_is_told(bert: TextBackbone, chain: Mapping[str, M
     pool.shutdown()
 
 
-def test_a_child_never_answers_on_another_parent(bert: TextBackbone, chain: Mapping[str, Made]) -> None:
+def test_a_child_never_answers_on_another_parent(bert: Backbone, chain: Mapping[str, Made]) -> None:
     swapped = {chain["region"].digest: chain["global"].artifact}
 
     def read(digest: str) -> Artifact:

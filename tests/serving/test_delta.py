@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ArtifactInvalid
 from graftwork.registry.artifact import DELTA, DELTA_CONFIG
 from graftwork.serving.delta import Delta, Place, adaptable, rank_bucket, read_delta
@@ -22,12 +22,12 @@ QUERY = "base_model.model.encoder.layer.0.attention.self.query"
 
 
 @pytest.fixture(scope="module")
-def places(bert: TextBackbone) -> Mapping[str, Place]:
+def places(bert: Backbone) -> Mapping[str, Place]:
     return adaptable(bert)
 
 
 @pytest.fixture
-def parts(bert: TextBackbone, made: Callable[..., Made]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def parts(bert: Backbone, made: Callable[..., Made]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     files = made(bert, Spec(rank=4, alpha=8.0)).artifact.files
     return json.loads(files[DELTA_CONFIG]), load(files[DELTA])
 
@@ -173,7 +173,7 @@ def test_a_config_that_is_no_json_object_is_refused(content: bytes, parts: Parts
 
 
 def test_only_linear_modules_inside_the_layers_that_see_rows_of_tokens_can_be_adapted(
-    backbone_of: Callable[..., TextBackbone],
+    backbone_of: Callable[..., Backbone],
 ) -> None:
     bert = adaptable(backbone_of("bert"))
     assert "pooler.dense" not in bert

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import (
     ArtifactInvalid,
     BaseMismatch,
@@ -65,7 +65,7 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-def engine_of(bert: TextBackbone, gate: Gate) -> Iterator[Callable[..., Engine]]:
+def engine_of(bert: Backbone, gate: Gate) -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
     def build(*adapters: Made, start: bool = True, **limits: Any) -> Engine:
@@ -83,13 +83,13 @@ def engine_of(bert: TextBackbone, gate: Gate) -> Iterator[Callable[..., Engine]]
 
 
 @pytest.fixture
-def lora(bert: TextBackbone, made: Callable[..., Made]) -> Made:
+def lora(bert: Backbone, made: Callable[..., Made]) -> Made:
     adapter: Made = made(bert, Spec(seed=11))
     return adapter
 
 
 @pytest.fixture
-def other(bert: TextBackbone, made: Callable[..., Made]) -> Made:
+def other(bert: Backbone, made: Callable[..., Made]) -> Made:
     adapter: Made = made(bert, Spec(seed=12, classes=5, temperature=1.7))
     return adapter
 
@@ -106,7 +106,7 @@ def check(engine: Engine, adapter: Made) -> None:
 
 
 def test_an_answer_tells_labels_probabilities_digest_and_tokens(
-    engine_of: Callable[..., Engine], other: Made, bert: TextBackbone
+    engine_of: Callable[..., Engine], other: Made, bert: Backbone
 ) -> None:
     answer = ask(engine_of(other), other, [TEXTS[0], TEXTS[0], TEXTS[2]]).result(timeout=WAIT)
     assert answer.labels == other.artifact.manifest.labels
@@ -119,7 +119,7 @@ def test_an_answer_tells_labels_probabilities_digest_and_tokens(
 
 
 def test_vectors_are_the_bases_own_or_those_the_head_sees(
-    engine_of: Callable[..., Engine], lora: Made, bert: TextBackbone
+    engine_of: Callable[..., Engine], lora: Made, bert: Backbone
 ) -> None:
     engine = engine_of(lora)
     own = engine.embed("acme", bert.fingerprint, TEXTS).result(timeout=WAIT)
@@ -134,7 +134,7 @@ def test_vectors_are_the_bases_own_or_those_the_head_sees(
 
 
 def test_texts_are_cut_at_each_adapters_own_length(
-    engine_of: Callable[..., Engine], bert: TextBackbone, made: Callable[..., Made]
+    engine_of: Callable[..., Engine], bert: Backbone, made: Callable[..., Made]
 ) -> None:
     short, long = made(bert, Spec(seed=1, max_length=4)), made(bert, Spec(seed=1, max_length=30))
     engine = engine_of(short, long)
@@ -279,12 +279,12 @@ def test_requests_that_come_while_an_adapter_loads_share_the_load(
 
 
 def test_a_base_that_cannot_be_loaded_fails_its_own_requests_and_is_tried_again(
-    bert: TextBackbone, gate: Gate, lora: Made
+    bert: Backbone, gate: Gate, lora: Made
 ) -> None:
     gate.store[lora.digest] = lora.artifact
     broken = [True]
 
-    def load_backbone(fingerprint: str) -> TextBackbone:
+    def load_backbone(fingerprint: str) -> Backbone:
         if broken and fingerprint == bert.fingerprint:
             raise BlobDamaged("the base's weights are cut short")
         return bert
@@ -304,7 +304,7 @@ def test_a_base_that_cannot_be_loaded_fails_its_own_requests_and_is_tried_again(
 
 
 def test_a_row_that_cannot_be_computed_fails_alone(
-    engine_of: Callable[..., Engine], lora: Made, other: Made, bert: TextBackbone, monkeypatch: pytest.MonkeyPatch
+    engine_of: Callable[..., Engine], lora: Made, other: Made, bert: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(lora, other, start=False)
     poison = tuple(bert.encode([TEXTS[2]])[0])
@@ -332,7 +332,7 @@ def test_a_row_that_cannot_be_computed_fails_alone(
 
 
 def test_an_adapter_that_gives_no_numbers_fails_alone(
-    engine_of: Callable[..., Engine], gate: Gate, lora: Made, bert: TextBackbone
+    engine_of: Callable[..., Engine], gate: Gate, lora: Made, bert: Backbone
 ) -> None:
     def enormous(tensors: dict[str, torch.Tensor]) -> None:
         # Of both signs, so that one class is beyond float32 whatever a vector's numbers add up to.
@@ -456,7 +456,7 @@ def test_odd_texts_are_answered_or_named(engine_of: Callable[..., Engine], lora:
 
 
 def test_equal_texts_and_adapters_are_computed_once_in_a_batch(
-    engine_of: Callable[..., Engine], bert: TextBackbone, made: Callable[..., Made]
+    engine_of: Callable[..., Engine], bert: Backbone, made: Callable[..., Made]
 ) -> None:
     heads = [made(bert, Spec(seed=seed, targets=None, classes=2 + seed)) for seed in range(5)]
     engine = engine_of(*heads, start=False)
@@ -497,7 +497,7 @@ def test_the_numbers_add_up(engine_of: Callable[..., Engine], lora: Made, other:
     assert dataclasses.asdict(stats)["refusals"] == {}
 
 
-def test_manifest_pooling_wins_over_the_bases(engine_of: Callable[..., Engine], gate: Gate, bert: TextBackbone) -> None:
+def test_manifest_pooling_wins_over_the_bases(engine_of: Callable[..., Engine], gate: Gate, bert: Backbone) -> None:
     adapter = make(bert, Spec(seed=3, targets=None), pooling=Pooling(mode="cls"))
     engine = engine_of(adapter)
     got = ask(engine, adapter, [TEXTS[0]]).result(timeout=WAIT).probabilities[0]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import DeadlineExceeded, GraftworkError, ServiceUnavailable
 from graftwork.registry.artifact import Artifact
 from graftwork.serving.engine import Engine, EngineLimits
@@ -30,7 +30,7 @@ Compute = Callable[[Runner, Sequence[Row], Any], Any]
 
 
 @pytest.fixture
-def adapters(bert: TextBackbone, made: Callable[..., Made]) -> list[Made]:
+def adapters(bert: Backbone, made: Callable[..., Made]) -> list[Made]:
     specs = [
         Spec(seed=seed, rank=(2, 9)[seed % 2], classes=2 + seed, layers=(None, (2,))[seed % 2]) for seed in range(4)
     ]
@@ -38,7 +38,7 @@ def adapters(bert: TextBackbone, made: Callable[..., Made]) -> list[Made]:
 
 
 @pytest.fixture
-def engine(bert: TextBackbone, adapters: list[Made]) -> Iterator[Engine]:
+def engine(bert: Backbone, adapters: list[Made]) -> Iterator[Engine]:
     by_digest = {adapter.digest: adapter.artifact for adapter in adapters}
     engine = Engine(lambda _: bert, by_digest.__getitem__, EngineLimits(slots=2, cache_bytes=0))
     engine.start()
@@ -80,7 +80,7 @@ def test_a_batch_too_large_for_memory_is_computed_in_parts(
 
 
 def test_a_text_that_cannot_be_computed_ends_the_requests_that_hold_it_and_no_other(
-    engine: Engine, adapters: list[Made], bert: TextBackbone, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, adapters: list[Made], bert: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison = tuple(bert.encode([TEXTS[1]])[0])
     spoil(monkeypatch, lambda rows: RuntimeError("poison") if any(row.ids == poison for row in rows) else None)
@@ -125,9 +125,7 @@ def test_a_caller_whose_callback_fails_harms_nobody(engine: Engine, adapters: li
     assert engine.ready() == (True, "")
 
 
-def test_who_is_late_is_told_by_the_future_also_when_the_text_is_known(
-    bert: TextBackbone, adapters: list[Made]
-) -> None:
+def test_who_is_late_is_told_by_the_future_also_when_the_text_is_known(bert: Backbone, adapters: list[Made]) -> None:
     engine = Engine(lambda _: bert, {adapter.digest: adapter.artifact for adapter in adapters}.__getitem__)
     engine.start()
     try:
@@ -142,7 +140,7 @@ def test_who_is_late_is_told_by_the_future_also_when_the_text_is_known(
 
 
 def test_when_the_thread_dies_those_that_load_are_told_too_and_closing_returns(
-    bert: TextBackbone, adapters: list[Made], monkeypatch: pytest.MonkeyPatch
+    bert: Backbone, adapters: list[Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_read, reading = threading.Event(), threading.Event()
     by_digest = {adapter.digest: adapter.artifact for adapter in adapters}
@@ -175,7 +173,7 @@ def test_when_the_thread_dies_those_that_load_are_told_too_and_closing_returns(
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_whatever_fails_when_every_request_ends_once_with_its_own_answer_or_its_own_error(
-    seed: int, bert: TextBackbone, adapters: list[Made], monkeypatch: pytest.MonkeyPatch
+    seed: int, bert: Backbone, adapters: list[Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loads, batches and slots fail at random, callers cancel and are late; six threads ask all the while."""
     by_digest = {adapter.digest: adapter.artifact for adapter in adapters}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import (
     ArtifactInvalid,
     DeadlineExceeded,
@@ -27,18 +27,18 @@ WAIT = 30
 
 
 @pytest.fixture
-def heads(bert: TextBackbone, made: Callable[..., Made]) -> list[Made]:
+def heads(bert: Backbone, made: Callable[..., Made]) -> list[Made]:
     return [made(bert, Spec(seed=seed, targets=None, classes=2 + seed)) for seed in range(3)]
 
 
 @pytest.fixture
-def upper(bert: TextBackbone, made: Callable[..., Made]) -> list[Made]:
+def upper(bert: Backbone, made: Callable[..., Made]) -> list[Made]:
     """Adapters of the last layer: two thirds of the network are the same for both."""
     return [made(bert, Spec(seed=seed, layers=(2,))) for seed in (21, 22)]
 
 
 @pytest.fixture
-def engine_of(bert: TextBackbone) -> Iterator[Callable[..., Engine]]:
+def engine_of(bert: Backbone) -> Iterator[Callable[..., Engine]]:
     """Engines without their thread, over adapters in host memory: a test steps them."""
     engines: list[Engine] = []
 
@@ -104,7 +104,7 @@ def test_a_text_that_is_known_is_answered_without_a_turn_for_any_head(
 
 
 def test_without_a_future_what_is_known_is_the_same_and_what_is_not_is_none(
-    engine_of: Callable[..., Engine], heads: list[Made], upper: list[Made], bert: TextBackbone
+    engine_of: Callable[..., Engine], heads: list[Made], upper: list[Made], bert: Backbone
 ) -> None:
     engine = engine_of(heads[0], upper[0])
 
@@ -150,7 +150,7 @@ def test_a_lora_adapters_own_texts_are_known_and_nobody_elses(
 
 
 def test_known_vectors_are_answered_at_once_too_as_they_are_wanted(
-    engine_of: Callable[..., Engine], heads: list[Made], bert: TextBackbone
+    engine_of: Callable[..., Engine], heads: list[Made], bert: Backbone
 ) -> None:
     engine = engine_of(*heads)
     engine.embed("acme", bert.fingerprint, TEXTS, normalize=True)
@@ -193,7 +193,7 @@ def test_deadlines_and_the_end_of_the_engine_hold_for_what_is_known(
     assert engine.stats().refusals == {"deadline-exceeded": 1, "unavailable": 1}
 
 
-def test_a_head_that_overflows_is_told_by_who_computes(engine_of: Callable[..., Engine], bert: TextBackbone) -> None:
+def test_a_head_that_overflows_is_told_by_who_computes(engine_of: Callable[..., Engine], bert: Backbone) -> None:
     wild = make(bert, Spec(seed=5, targets=None, temperature=1e-44))
     engine = engine_of(wild)
     engine.embed("acme", bert.fingerprint, TEXTS, adapter=wild.digest)
@@ -224,12 +224,12 @@ def test_several_adapters_share_tokens_and_trunk_in_one_batch(
 
 
 def test_each_text_is_tokenised_once_for_all(
-    engine_of: Callable[..., Engine], heads: list[Made], bert: TextBackbone, monkeypatch: pytest.MonkeyPatch
+    engine_of: Callable[..., Engine], heads: list[Made], bert: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
     encode = bert.encode
 
-    def watched(_: TextBackbone, texts: Sequence[str], limit: int | None = None) -> Sequence[Sequence[int]]:
+    def watched(_: Backbone, texts: Sequence[str], limit: int | None = None) -> Sequence[Sequence[int]]:
         seen.extend(texts)
         return encode(texts, limit)
 

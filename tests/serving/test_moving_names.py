@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from graftwork.api.memory import Memory
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.inspect import inspect_model
 from graftwork.errors import NotFound
 from graftwork.registry.artifact import Artifact
@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def versions(folder: Path) -> list[Made]:
-    backbone: TextBackbone = open_backbone(folder)
+    backbone: Backbone = open_backbone(folder)
     specs = (
         Spec(seed=1, rank=2, classes=2),
         Spec(seed=2, rank=12, classes=3, layers=(1, 2)),

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.registry.artifact import DELTA, Artifact
 from graftwork.registry.manifest import Pooling
 from graftwork.serving.cache import ActivationCache, text_digest
@@ -29,16 +29,14 @@ from tests.serving.builders import ATTENTION, EVERY, TEXTS, Made, Spec, unhooked
 PROPERTY = settings(max_examples=15, suppress_health_check=list(HealthCheck))
 
 
-def runner_for(
-    backbone: TextBackbone, *, slots: int = 16, cache_bytes: int = 0
-) -> tuple[Runner, StackedAdapters, Meter]:
+def runner_for(backbone: Backbone, *, slots: int = 16, cache_bytes: int = 0) -> tuple[Runner, StackedAdapters, Meter]:
     meter = Meter()
     stack = StackedAdapters(device=backbone.device, slots=slots, nbytes=1 << 24, meter=meter)
     cache = ActivationCache(cache_bytes, meter)
     return Runner(backbone, Forward(backbone, adaptable(backbone)), stack, cache, meter), stack, meter
 
 
-def row(backbone: TextBackbone, text: str, adapter: Made | None, *, head: bool = True) -> Row:
+def row(backbone: Backbone, text: str, adapter: Made | None, *, head: bool = True) -> Row:
     loaded = adapter.loaded if adapter else None
     ids = tuple(backbone.encode([text], adapter.spec.max_length if adapter else None)[0])
     return Row(text_digest(text), ids, loaded, backbone.pooling, head and adapter is not None)
@@ -58,12 +56,12 @@ def run(runner: Runner, stack: StackedAdapters, rows: Sequence[Row]) -> list[Vec
     return outcomes  # type: ignore[return-value]
 
 
-def base_vector(backbone: TextBackbone, text: str) -> Vector:
+def base_vector(backbone: Backbone, text: str) -> Vector:
     vector: Vector = backbone.embed([text])[0].numpy()
     return vector
 
 
-def expected(backbone: TextBackbone, text: str, adapter: Made | None) -> Vector:
+def expected(backbone: Backbone, text: str, adapter: Made | None) -> Vector:
     if adapter is None:
         return base_vector(backbone, text)
     weight, bias = adapter.head
@@ -102,7 +100,7 @@ def specs(draw: st.DrawFn, architecture: str) -> Spec:
 def test_a_mixed_batch_gives_each_row_what_peft_gives_it_alone(
     architecture: str,
     data: st.DataObject,
-    backbone_of: Callable[..., TextBackbone],
+    backbone_of: Callable[..., Backbone],
     made: Callable[..., Made],
 ) -> None:
     backbone = backbone_of(architecture)
@@ -117,7 +115,7 @@ def test_a_mixed_batch_gives_each_row_what_peft_gives_it_alone(
 
 @pytest.mark.parametrize("architecture", ["modernbert", "llama"])
 def test_other_architectures_serve_all_their_linear_layers(
-    architecture: str, backbone_of: Callable[..., TextBackbone], made: Callable[..., Made]
+    architecture: str, backbone_of: Callable[..., Backbone], made: Callable[..., Made]
 ) -> None:
     backbone = backbone_of(architecture)
     adapters = [
@@ -131,7 +129,7 @@ def test_other_architectures_serve_all_their_linear_layers(
 
 
 def test_an_adapter_merged_into_the_weights_in_plain_pytorch_gives_the_same(
-    bert: TextBackbone, made: Callable[..., Made]
+    bert: Backbone, made: Callable[..., Made]
 ) -> None:
     adapter = made(bert, Spec(rank=3, alpha=5.0, targets=EVERY["bert"], layers=(1, 2)))
     runner, stack, _ = runner_for(bert)
@@ -152,7 +150,7 @@ def test_an_adapter_merged_into_the_weights_in_plain_pytorch_gives_the_same(
 @PROPERTY
 @given(order=st.permutations(range(8)), keep=st.integers(1, 8))
 def test_neither_order_nor_neighbours_matter(
-    order: list[int], keep: int, bert: TextBackbone, made: Callable[..., Made]
+    order: list[int], keep: int, bert: Backbone, made: Callable[..., Made]
 ) -> None:
     adapters = [made(bert, Spec(seed=seed, rank=rank)) for seed, rank in ((0, 2), (1, 16))]
     adapters.append(made(bert, Spec(targets=None, classes=5)))
@@ -166,7 +164,7 @@ def test_neither_order_nor_neighbours_matter(
 
 
 def test_a_mixed_batch_in_bfloat16_is_as_near_to_float32_as_peft_in_bfloat16(
-    backbone_of: Callable[..., TextBackbone], made: Callable[..., Made]
+    backbone_of: Callable[..., Backbone], made: Callable[..., Made]
 ) -> None:
     """Both round every product to 8 bits, in another order: over many answers, neither may be much further off.
 
@@ -197,7 +195,7 @@ def test_a_mixed_batch_in_bfloat16_is_as_near_to_float32_as_peft_in_bfloat16(
 @PROPERTY
 @given(data=st.data())
 def test_what_the_cache_gives_is_what_would_have_been_computed(
-    data: st.DataObject, bert: TextBackbone, made: Callable[..., Made]
+    data: st.DataObject, bert: Backbone, made: Callable[..., Made]
 ) -> None:
     """Batch after batch of few texts and adapters of every depth: kept vectors, kept trunks and none, in any order."""
     drawn = [Spec(seed=seed, layers=layers) for seed, layers in enumerate([None, (1, 2), (2,), (2,)])]
@@ -219,7 +217,7 @@ def test_what_the_cache_gives_is_what_would_have_been_computed(
 @PROPERTY
 @given(data=st.data())
 def test_one_trunk_serves_all_adapters_of_a_text(
-    data: st.DataObject, bert: TextBackbone, made: Callable[..., Made]
+    data: st.DataObject, bert: Backbone, made: Callable[..., Made]
 ) -> None:
     depths = st.sampled_from([None, (0,), (1,), (2,), (1, 2)])
     drawn = data.draw(st.lists(st.tuples(st.integers(0, 5), depths), min_size=2, max_size=6, unique=True))
@@ -235,7 +233,7 @@ def test_one_trunk_serves_all_adapters_of_a_text(
 
 
 def test_vectors_can_be_asked_of_a_base_a_head_only_and_a_lora_adapter_in_one_pass(
-    bert: TextBackbone, made: Callable[..., Made]
+    bert: Backbone, made: Callable[..., Made]
 ) -> None:
     lora, head_only = made(bert, Spec(seed=5)), made(bert, Spec(seed=6, targets=None))
     runner, stack, meter = runner_for(bert)
@@ -249,7 +247,7 @@ def test_vectors_can_be_asked_of_a_base_a_head_only_and_a_lora_adapter_in_one_pa
     assert meter.snapshot().computed_rows == 2
 
 
-def test_rows_are_pooled_as_their_own_manifest_says(bert: TextBackbone, made: Callable[..., Made]) -> None:
+def test_rows_are_pooled_as_their_own_manifest_says(bert: Backbone, made: Callable[..., Made]) -> None:
     runner, stack, _ = runner_for(bert)
     rows = []
     poolings = [Pooling(mode="cls"), Pooling(mode="last", normalize=True), Pooling(mode="mean")]
@@ -264,7 +262,7 @@ def test_rows_are_pooled_as_their_own_manifest_says(bert: TextBackbone, made: Ca
     np.testing.assert_allclose(mean, hidden.mean(axis=0), rtol=1e-5, atol=1e-5)
 
 
-def test_texts_of_several_adapters_share_the_layers_below_them(bert: TextBackbone, made: Callable[..., Made]) -> None:
+def test_texts_of_several_adapters_share_the_layers_below_them(bert: Backbone, made: Callable[..., Made]) -> None:
     adapters = [made(bert, Spec(seed=seed, layers=(2,))) for seed in range(4)]
     runner, stack, meter = runner_for(bert)
     asked = [(text, adapter) for text in TEXTS[:2] for adapter in adapters]
@@ -279,7 +277,7 @@ def test_texts_of_several_adapters_share_the_layers_below_them(bert: TextBackbon
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_more_adapters_than_slots_and_memory_answer_as_if_there_were_room(
-    data: st.DataObject, bert: TextBackbone, made: Callable[..., Made]
+    data: st.DataObject, bert: Backbone, made: Callable[..., Made]
 ) -> None:
     adapters = [
         made(bert, Spec(seed=seed, rank=(2, 8, 20)[seed % 3], classes=2 + seed % 3, layers=(None, (1,))[seed % 2]))
@@ -307,7 +305,7 @@ def test_more_adapters_than_slots_and_memory_answer_as_if_there_were_room(
     assert stats.answers == len(asked)
 
 
-def test_many_threads_each_get_their_own_answers(bert: TextBackbone, made: Callable[..., Made]) -> None:
+def test_many_threads_each_get_their_own_answers(bert: Backbone, made: Callable[..., Made]) -> None:
     adapters = [
         made(bert, Spec(seed=seed, rank=2 + seed, targets=None if seed == 3 else ("value",))) for seed in range(5)
     ]

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 
 from graftwork.adaptation.inference import adapted_features, head_logits
 from graftwork.adaptation.prefix import PrefixTuning, PrefixTuningSettings
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Backbone, TokenBatch
 from graftwork.errors import ArtifactInvalid, ModelUnsupported
 from graftwork.registry.artifact import DELTA, DELTA_CONFIG, HEAD, Artifact
 from graftwork.serving.adapters import load_adapter
@@ -33,7 +33,7 @@ PREFIXES = ((1, None), (5, None), (12, 2), (5, 1), (3, 2), (5, None))
 
 
 @cache
-def prefix_adapter(backbone: TextBackbone, seed: int, length: int, layers: int | None, **changes: Any) -> Made:
+def prefix_adapter(backbone: Backbone, seed: int, length: int, layers: int | None, **changes: Any) -> Made:
     """An adapter with a strong random prefix and a head of its own."""
     spec = Spec(seed=seed, targets=None, classes=2 + seed % 3, temperature=1.0 + seed, max_length=20)
     wanted = PrefixTuningSettings(length=length, layers=layers, store="float32")
@@ -46,7 +46,7 @@ def prefix_adapter(backbone: TextBackbone, seed: int, length: int, layers: int |
     return packed(backbone, spec, delta.files, split=delta.split, **changes)
 
 
-def packed(backbone: TextBackbone, spec: Spec, files: dict[str, bytes], *, split: int, **changes: Any) -> Made:
+def packed(backbone: Backbone, spec: Spec, files: dict[str, bytes], *, split: int, **changes: Any) -> Made:
     plain = make(backbone, spec)
     files = {HEAD: plain.artifact.files[HEAD], **files}
     artifact = pack(
@@ -62,7 +62,7 @@ def answer(made: Made, text: str) -> Vector:
     return logits
 
 
-def wanted(backbone: TextBackbone, text: str, made: Made | None) -> Vector:
+def wanted(backbone: Backbone, text: str, made: Made | None) -> Vector:
     if made is not None and made.artifact.manifest.strategy == "prefix-tuning":
         return answer(made, text)
     return expected(backbone, text, made)
@@ -70,7 +70,7 @@ def wanted(backbone: TextBackbone, text: str, made: Made | None) -> Vector:
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "modernbert", "gpt2", "llama"])
 def test_rows_of_every_kind_in_one_batch_get_what_each_gets_alone(
-    architecture: str, backbone_of: Callable[..., TextBackbone]
+    architecture: str, backbone_of: Callable[..., Backbone]
 ) -> None:
     backbone = backbone_of(architecture)
     adapters: list[Made | None] = [prefix_adapter(backbone, seed, *shape) for seed, shape in enumerate(PREFIXES)]
@@ -90,7 +90,7 @@ def test_rows_of_every_kind_in_one_batch_get_what_each_gets_alone(
 
 @settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_neither_order_nor_neighbours_matter(data: st.DataObject, bert: TextBackbone) -> None:
+def test_neither_order_nor_neighbours_matter(data: st.DataObject, bert: Backbone) -> None:
     adapters: list[Made | None] = [prefix_adapter(bert, seed, *shape) for seed, shape in enumerate(PREFIXES)]
     asks = st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from([*adapters, None])), min_size=1, max_size=8)
     asked = data.draw(asks)
@@ -101,7 +101,7 @@ def test_neither_order_nor_neighbours_matter(data: st.DataObject, bert: TextBack
             np.testing.assert_allclose(outcome, wanted(bert, text, adapter), **NEAR)
 
 
-def test_all_prefixes_of_a_batch_run_in_one_pass(bert: TextBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_prefixes_of_a_batch_run_in_one_pass(bert: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     adapters = [prefix_adapter(bert, seed, *shape) for seed, shape in enumerate(PREFIXES)]
     runner, stack, meter = runner_for(bert)
     passes: list[int] = []
@@ -117,7 +117,7 @@ def test_all_prefixes_of_a_batch_run_in_one_pass(bert: TextBackbone, monkeypatch
     assert meter.snapshot().computed_rows == len(adapters)
 
 
-def test_the_engine_serves_prefixes_of_many_tenants(bert: TextBackbone) -> None:
+def test_the_engine_serves_prefixes_of_many_tenants(bert: Backbone) -> None:
     adapters = [prefix_adapter(bert, seed, *shape) for seed, shape in enumerate(PREFIXES)]
     # Beforehand: a backbone runs for one thread at a time.
     alone = [np.stack([answer(made, text) for text in TEXTS[:2]]) for made in adapters]
@@ -132,7 +132,7 @@ def test_the_engine_serves_prefixes_of_many_tenants(bert: TextBackbone) -> None:
         engine.close()
 
 
-def test_a_failed_pass_leaves_the_base_as_it_was(bert: TextBackbone) -> None:
+def test_a_failed_pass_leaves_the_base_as_it_was(bert: Backbone) -> None:
     made = prefix_adapter(bert, 0, 5, None)
     delta = made.loaded.own
     assert isinstance(delta, PrefixDelta)
@@ -144,7 +144,7 @@ def test_a_failed_pass_leaves_the_base_as_it_was(bert: TextBackbone) -> None:
     np.testing.assert_array_equal(base_vector(bert, TEXTS[0]), before)
 
 
-def test_a_prefix_is_kept_in_the_dtype_of_its_backbone(backbone_of: Callable[..., TextBackbone]) -> None:
+def test_a_prefix_is_kept_in_the_dtype_of_its_backbone(backbone_of: Callable[..., Backbone]) -> None:
     high, low = backbone_of("bert"), backbone_of("bert", "bfloat16")
     loaded = [prefix_adapter(backbone, 1, 5, 2).loaded for backbone in (high, low)]
     assert [adapter.split for adapter in loaded] == [1, 1]
@@ -154,30 +154,30 @@ def test_a_prefix_is_kept_in_the_dtype_of_its_backbone(backbone_of: Callable[...
 
 
 class TestRefused:
-    def refuse(self, backbone: TextBackbone, artifact: Artifact) -> str:
+    def refuse(self, backbone: Backbone, artifact: Artifact) -> str:
         with pytest.raises((ArtifactInvalid, ModelUnsupported)) as caught:
             load_adapter(AdapterKey(artifact.digest, backbone.fingerprint), artifact, backbone, {})
         return str(caught.value)
 
-    def with_files(self, backbone: TextBackbone, *, split: int = 0, **config: Any) -> Artifact:
+    def with_files(self, backbone: Backbone, *, split: int = 0, **config: Any) -> Artifact:
         made = prefix_adapter(backbone, 0, 5, None)
         files = dict(made.artifact.files)
         files[DELTA_CONFIG] = json.dumps(json.loads(files[DELTA_CONFIG]) | config).encode()
         return packed(backbone, made.spec, files, split=split).artifact
 
-    def test_a_config_that_does_not_fit_the_tensor(self, bert: TextBackbone) -> None:
+    def test_a_config_that_does_not_fit_the_tensor(self, bert: Backbone) -> None:
         told = self.refuse(bert, self.with_files(bert, num_virtual_tokens=6))
         assert "has the shape [5, 192], expected is [6, 192]" in told
         assert "has the shape [5, 192], expected is [5, 128]" in self.refuse(bert, self.with_files(bert, num_layers=2))
 
-    def test_what_would_change_the_answer_and_is_not_understood(self, bert: TextBackbone) -> None:
+    def test_what_would_change_the_answer_and_is_not_understood(self, bert: Backbone) -> None:
         assert "modules_to_save" in self.refuse(bert, self.with_files(bert, modules_to_save=["head"]))
 
-    def test_a_prefix_below_the_split_that_the_manifest_tells(self, bert: TextBackbone) -> None:
+    def test_a_prefix_below_the_split_that_the_manifest_tells(self, bert: Backbone) -> None:
         told = self.refuse(bert, self.with_files(bert, split=2))
         assert "layer 0 is adapted, but the manifest says that all below 2 are the base's" in told
 
-    def test_a_prefix_longer_than_the_limit_before_it_is_read(self, bert: TextBackbone) -> None:
+    def test_a_prefix_longer_than_the_limit_before_it_is_read(self, bert: Backbone) -> None:
         made = prefix_adapter(bert, 0, 5, None)
         files = {**made.artifact.files, DELTA: save({"prompt_embeddings": torch.zeros(513, 192)})}
         told = self.refuse(bert, packed(bert, made.spec, files, split=0).artifact)
@@ -185,7 +185,7 @@ class TestRefused:
         told = self.refuse(bert, self.with_files(bert, num_virtual_tokens=10**6))
         assert "asks for a prefix of 1000000; 512 is allowed" in told
 
-    def test_values_that_are_infinite_in_the_backbones_dtype(self, backbone_of: Callable[..., TextBackbone]) -> None:
+    def test_values_that_are_infinite_in_the_backbones_dtype(self, backbone_of: Callable[..., Backbone]) -> None:
         backbone = backbone_of("bert", "float16")
         made = prefix_adapter(backbone, 0, 5, None)
         files = {**made.artifact.files, DELTA: save({"prompt_embeddings": torch.full((5, 192), 1e6)})}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import DeadlineExceeded
 from graftwork.serving.engine import Engine, EngineLimits
 from graftwork.serving.keys import AdapterKey
@@ -18,13 +18,13 @@ Ask = Callable[..., Any]
 
 
 @pytest.fixture
-def adapter(bert: TextBackbone, made: Callable[..., Made]) -> Made:
+def adapter(bert: Backbone, made: Callable[..., Made]) -> Made:
     found: Made = made(bert, Spec(seed=21))
     return found
 
 
 @pytest.fixture
-def engine(bert: TextBackbone, adapter: Made) -> Iterator[Engine]:
+def engine(bert: Backbone, adapter: Made) -> Iterator[Engine]:
     engine = Engine(lambda _: bert, {adapter.digest: adapter.artifact}.__getitem__, EngineLimits())
     engine.embed("warm", bert.fingerprint, ["what loads the base"])
     while not engine.step(60):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ArtifactInvalid
 from graftwork.registry.artifact import HEAD, Artifact
 from graftwork.registry.manifest import DatasetRecord, Manifest, TaskRecord
@@ -33,14 +33,14 @@ def records() -> tuple[TaskRecord, ...]:
     )
 
 
-def of_tasks(backbone: TextBackbone, spec: Spec, **changes: object) -> Made:
+def of_tasks(backbone: Backbone, spec: Spec, **changes: object) -> Made:
     labels = tuple(qualified(task.name, label) for task in records() for label in task.labels)
     return make(backbone, spec, **({"format": 2, "tasks": records(), "labels": labels} | changes))
 
 
 @pytest.mark.parametrize("targets", [("query", "value"), None], ids=["lora", "head only"])
 def test_one_pass_answers_all_tasks_beside_other_tenants(
-    targets: tuple[str, ...] | None, bert: TextBackbone, made: Callable[..., Made]
+    targets: tuple[str, ...] | None, bert: Backbone, made: Callable[..., Made]
 ) -> None:
     several = of_tasks(bert, Spec(seed=3, classes=7, targets=targets))
     others = [made(bert, Spec(seed=1)), made(bert, Spec(seed=2, targets=None, classes=5, temperature=0.7))]
@@ -86,21 +86,19 @@ def test_one_pass_answers_all_tasks_beside_other_tenants(
         ({"hidden": 4}, "a hidden layer"),
     ],
 )
-def test_manifests_whose_tasks_do_not_fit_are_refused(
-    changes: dict[str, object], told: str, bert: TextBackbone
-) -> None:
+def test_manifests_whose_tasks_do_not_fit_are_refused(changes: dict[str, object], told: str, bert: Backbone) -> None:
     made = of_tasks(bert, Spec(classes=7, targets=None), **changes)
     with pytest.raises(ArtifactInvalid, match=told):
         made.artifact.check()
 
 
-def test_a_head_that_lacks_a_task_is_refused(bert: TextBackbone) -> None:
+def test_a_head_that_lacks_a_task_is_refused(bert: Backbone) -> None:
     short = of_tasks(bert, Spec(classes=5, targets=None))
     with pytest.raises(ArtifactInvalid, match=r"head.weight: has the shape \[5, \d+\] instead of \[7"):
         short.artifact.check()
 
 
-def test_manifests_of_one_task_are_written_as_before(bert: TextBackbone, made: Callable[..., Made]) -> None:
+def test_manifests_of_one_task_are_written_as_before(bert: Backbone, made: Callable[..., Made]) -> None:
     plain = made(bert, Spec(targets=None)).artifact
     assert b'"format":1' in plain.manifest_bytes
     assert b'"tasks"' not in plain.manifest_bytes

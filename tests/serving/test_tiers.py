@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import BlobDamaged, SettingsInvalid, StorageTimeout
 from graftwork.registry.artifact import Artifact
 from graftwork.serving.adapters import AdapterCache
@@ -65,7 +65,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def engine_of(bert: TextBackbone, store: Store, clock: Clock) -> Iterator[Callable[..., Engine]]:
+def engine_of(bert: Backbone, store: Store, clock: Clock) -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
     def build(*, start: bool = True, **limits: Any) -> Engine:
@@ -82,7 +82,7 @@ def engine_of(bert: TextBackbone, store: Store, clock: Clock) -> Iterator[Callab
 
 
 @pytest.fixture
-def several(bert: TextBackbone, made: Callable[..., Made], store: Store) -> list[Made]:
+def several(bert: Backbone, made: Callable[..., Made], store: Store) -> list[Made]:
     adapters = [made(bert, Spec(seed=seed)) for seed in range(40, 44)]
     store.artifacts.update({adapter.digest: adapter.artifact for adapter in adapters})
     return adapters
@@ -188,7 +188,7 @@ def test_pins_that_leave_no_room_are_refused(engine_of: Callable[..., Engine], s
 
 
 def test_an_adapter_larger_than_the_rest_of_the_slots_is_served_beside_a_pinned_one(
-    engine_of: Callable[..., Engine], bert: TextBackbone, made: Callable[..., Made], store: Store, several: list[Made]
+    engine_of: Callable[..., Engine], bert: Backbone, made: Callable[..., Made], store: Store, several: list[Made]
 ) -> None:
     large = made(bert, Spec(seed=50, rank=30))
     store.artifacts[large.digest] = large.artifact
@@ -251,7 +251,7 @@ def calls_of(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("room", [True, False])
 def test_loading_does_the_same_work_however_many_are_loaded(
-    room: bool, bert: TextBackbone, made: Callable[..., Made], store: Store, several: list[Made]
+    room: bool, bert: Backbone, made: Callable[..., Made], store: Store, several: list[Made]
 ) -> None:
     adapter = several[0]
     loaded, places = adapter.loaded, adaptable(bert)

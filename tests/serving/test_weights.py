@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.adaptation.weights import WeightsAttachment
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ArtifactInvalid
 from graftwork.registry.artifact import DELTA, HEAD
 from graftwork.serving.engine import Engine, EngineLimits
@@ -32,7 +32,7 @@ def tuned() -> Tuned:
     """Partial and full fine-tunes by backbone, strategy, seed and settings, made once."""
 
     @cache
-    def get(backbone: TextBackbone, strategy: str, seed: int = 0, **settings: Any) -> Made:
+    def get(backbone: Backbone, strategy: str, seed: int = 0, **settings: Any) -> Made:
         found = STRATEGIES[strategy]
         generator = torch.Generator().manual_seed(seed)
         spec = Spec(seed=seed, classes=3 + seed % 3)
@@ -61,7 +61,7 @@ def tuned() -> Tuned:
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
 def test_a_mixed_batch_gives_each_row_its_own_answer(
-    architecture: str, backbone_of: Callable[..., TextBackbone], made: Callable[..., Made], tuned: Tuned
+    architecture: str, backbone_of: Callable[..., Backbone], made: Callable[..., Made], tuned: Tuned
 ) -> None:
     backbone = backbone_of(architecture)
     targets = {"bert": ("query", "value"), "gpt2": ("c_attn",), "llama": ("q_proj",)}[architecture]
@@ -85,7 +85,7 @@ def test_a_mixed_batch_gives_each_row_its_own_answer(
 
 
 @pytest.mark.parametrize("strategy", ["partial", "full"])
-def test_answers_are_those_of_answering_the_plain_way(strategy: str, bert: TextBackbone, tuned: Tuned) -> None:
+def test_answers_are_those_of_answering_the_plain_way(strategy: str, bert: Backbone, tuned: Tuned) -> None:
     adapter = tuned(bert, strategy, 1)
     runner, stack, _ = runner_for(bert)
     got = run(runner, stack, [row(bert, text, adapter) for text in TEXTS])
@@ -93,7 +93,7 @@ def test_answers_are_those_of_answering_the_plain_way(strategy: str, bert: TextB
     np.testing.assert_allclose(got, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_no_more_than_one_layer_is_ever_changed_and_none_below_the_split(bert: TextBackbone, tuned: Tuned) -> None:
+def test_no_more_than_one_layer_is_ever_changed_and_none_below_the_split(bert: Backbone, tuned: Tuned) -> None:
     own = tuned(bert, "full", 1).loaded.own
     assert isinstance(own, WeightsDelta)
     originals = dict(bert.model.named_parameters())
@@ -121,7 +121,7 @@ def test_no_more_than_one_layer_is_ever_changed_and_none_below_the_split(bert: T
     assert {frozenset(layers) for layers in seen} == {frozenset(), frozenset({2})}
 
 
-def test_a_delta_that_is_loaded_while_another_is_in_place_is_of_the_base(bert: TextBackbone, tuned: Tuned) -> None:
+def test_a_delta_that_is_loaded_while_another_is_in_place_is_of_the_base(bert: Backbone, tuned: Tuned) -> None:
     own, files = tuned(bert, "full", 1).loaded.own, tuned(bert, "full", 2).artifact.files
     assert own is not None
     batch = bert.collate(bert.encode(TEXTS))
@@ -148,7 +148,7 @@ def test_a_delta_that_is_loaded_while_another_is_in_place_is_of_the_base(bert: T
     torch.testing.assert_close(bare, untouched, rtol=0, atol=0)
 
 
-def test_what_is_kept_in_memory_is_what_is_stored(bert: TextBackbone, tuned: Tuned) -> None:
+def test_what_is_kept_in_memory_is_what_is_stored(bert: Backbone, tuned: Tuned) -> None:
     adapter = tuned(bert, "full", 1)
     stored = load(adapter.artifact.files[DELTA])
     assert adapter.loaded.own is not None
@@ -159,7 +159,7 @@ def test_what_is_kept_in_memory_is_what_is_stored(bert: TextBackbone, tuned: Tun
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_a_fault_in_the_middle_leaves_the_base_as_it_was(layer: int, bert: TextBackbone, tuned: Tuned) -> None:
+def test_a_fault_in_the_middle_leaves_the_base_as_it_was(layer: int, bert: Backbone, tuned: Tuned) -> None:
     adapter = tuned(bert, "full", 1)
     runner, stack, _ = runner_for(bert)
     before = {name: (parameter, parameter.clone()) for name, parameter in bert.model.named_parameters()}
@@ -183,9 +183,7 @@ def test_a_fault_in_the_middle_leaves_the_base_as_it_was(layer: int, bert: TextB
         np.testing.assert_allclose(again, expected(bert, TEXTS[1], who), rtol=1e-5, atol=1e-5)
 
 
-def test_a_row_that_fails_in_an_engine_harms_no_other(
-    bert: TextBackbone, made: Callable[..., Made], tuned: Tuned
-) -> None:
+def test_a_row_that_fails_in_an_engine_harms_no_other(bert: Backbone, made: Callable[..., Made], tuned: Tuned) -> None:
     sound, broken, lora = tuned(bert, "full", 1), tuned(bert, "full", 2), made(bert, Spec(seed=3))
     by_digest = {adapter.digest: adapter.artifact for adapter in (sound, broken, lora)}
     engine = Engine(lambda _: bert, by_digest.__getitem__, EngineLimits())
@@ -212,7 +210,7 @@ def test_a_row_that_fails_in_an_engine_harms_no_other(
         engine.close()
 
 
-def test_an_adapter_that_was_evicted_answers_the_same_when_it_comes_back(bert: TextBackbone, tuned: Tuned) -> None:
+def test_an_adapter_that_was_evicted_answers_the_same_when_it_comes_back(bert: Backbone, tuned: Tuned) -> None:
     adapters = [tuned(bert, "full", 1), tuned(bert, "partial", 2), tuned(bert, "full", 3, store="lossless")]
     by_digest = {adapter.digest: adapter.artifact for adapter in adapters}
     largest = max(adapter.loaded.nbytes for adapter in adapters)
@@ -232,7 +230,7 @@ def test_an_adapter_that_was_evicted_answers_the_same_when_it_comes_back(bert: T
     assert stats.host_bytes <= largest
 
 
-def test_known_vectors_of_tuned_weights_are_not_those_of_the_base(bert: TextBackbone, tuned: Tuned) -> None:
+def test_known_vectors_of_tuned_weights_are_not_those_of_the_base(bert: Backbone, tuned: Tuned) -> None:
     adapters = [tuned(bert, "full", 1), tuned(bert, "partial", 2)]
     runner, stack, meter = runner_for(bert, cache_bytes=1 << 20)
     rows = [row(bert, text, adapter) for text in TEXTS for adapter in (*adapters, None)]
@@ -243,9 +241,7 @@ def test_known_vectors_of_tuned_weights_are_not_those_of_the_base(bert: TextBack
         np.testing.assert_allclose(outcome, expected(bert, text, adapter), rtol=1e-5, atol=1e-5)
 
 
-def test_a_table_that_scales_what_it_gives_is_served_too(
-    backbone_of: Callable[..., TextBackbone], tuned: Tuned
-) -> None:
+def test_a_table_that_scales_what_it_gives_is_served_too(backbone_of: Callable[..., Backbone], tuned: Tuned) -> None:
     backbone = backbone_of("bart", scale_embedding=True)
     adapter = tuned(backbone, "full", 1)
     runner, stack, _ = runner_for(backbone)
@@ -255,7 +251,7 @@ def test_a_table_that_scales_what_it_gives_is_served_too(
 
 
 def test_in_half_precision_the_weights_are_rounded_as_the_plain_way_rounds_them(
-    backbone_of: Callable[..., TextBackbone], tuned: Tuned
+    backbone_of: Callable[..., Backbone], tuned: Tuned
 ) -> None:
     backbone = backbone_of("bert", "bfloat16")
     adapter = tuned(backbone, "full", 1)
@@ -265,7 +261,7 @@ def test_in_half_precision_the_weights_are_rounded_as_the_plain_way_rounds_them(
     np.testing.assert_allclose(got[0], head_logits(adapter.artifact, plain)[0], rtol=1e-5, atol=1e-5)
 
 
-def test_weights_below_the_split_that_the_manifest_promises_are_refused(bert: TextBackbone, tuned: Tuned) -> None:
+def test_weights_below_the_split_that_the_manifest_promises_are_refused(bert: Backbone, tuned: Tuned) -> None:
     adapter = tuned(bert, "partial", 1)
     tensors = load(adapter.artifact.files[DELTA])
     claimed = pack(bert, adapter.artifact.files, tensors, spec=adapter.spec, split=2, strategy="partial")
@@ -273,7 +269,7 @@ def test_weights_below_the_split_that_the_manifest_promises_are_refused(bert: Te
         _ = Made(adapter.spec, bert, claimed, None, adapter.head).loaded
 
 
-def test_what_does_not_fit_is_refused_before_it_answers(bert: TextBackbone, tuned: Tuned) -> None:
+def test_what_does_not_fit_is_refused_before_it_answers(bert: Backbone, tuned: Tuned) -> None:
     files = tuned(bert, "full", 1).artifact.files
     tensors = load(files[DELTA])
     tensors["embeddings.word_embeddings.weight.rows"][-1] = 320
@@ -281,7 +277,7 @@ def test_what_does_not_fit_is_refused_before_it_answers(bert: TextBackbone, tune
         read_weights_delta(files["adapter_config.json"], save(tensors), bert)
 
 
-def test_probabilities_are_those_of_the_published_head(bert: TextBackbone, tuned: Tuned) -> None:
+def test_probabilities_are_those_of_the_published_head(bert: Backbone, tuned: Tuned) -> None:
     adapter = tuned(bert, "partial", 1)
     plain = head_logits(adapter.artifact, adapted_features(bert, adapter.artifact, TEXTS[:1]))
     np.testing.assert_allclose(adapter.probabilities(TEXTS[0]), probabilities(plain, 1.0)[0], rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.causal import CausalModel, open_causal
 from graftwork.backbones.chat import Chat, Template, load_chat
 from graftwork.backbones.inspect import inspect_model
@@ -41,7 +41,7 @@ def save_causal(folder: Path, architecture: str = "llama", *, template: str | No
     return folder
 
 
-def open_tiny(folder: Path) -> TextBackbone:
+def open_tiny(folder: Path) -> Backbone:
     """The folder as a backbone in float32."""
     found = inspect_model(folder)
     return load_backbone(

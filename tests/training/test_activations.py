@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.training.activations import Activations
 from tests.backbones.tiny import CORPUS
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

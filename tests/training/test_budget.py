@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import SettingsInvalid
 from graftwork.training.budget import within_budget
 from graftwork.training.config import TrainingConfig
@@ -21,14 +21,12 @@ LABELS = ("animal", "law", "trade")
 
 
 @pytest.fixture
-def bert(backbone_of: Callable[..., TextBackbone]) -> TextBackbone:
+def bert(backbone_of: Callable[..., Backbone]) -> Backbone:
     return backbone_of("bert")
 
 
 @pytest.mark.parametrize("most_bytes", [200_000, 45_000, 30_000])
-def test_what_is_published_keeps_the_budget_and_could_not_be_twice_as_large(
-    bert: TextBackbone, most_bytes: int
-) -> None:
+def test_what_is_published_keeps_the_budget_and_could_not_be_twice_as_large(bert: Backbone, most_bytes: int) -> None:
     quick = LORA.model_copy(update={"fine_tuning": LORA.fine_tuning.model_copy(update={"epochs": 1})})
     artifact = train(bert, sentences(0, 80), config=quick, max_bytes=most_bytes).artifact
     assert artifact.size_bytes <= most_bytes
@@ -39,7 +37,7 @@ def test_what_is_published_keeps_the_budget_and_could_not_be_twice_as_large(
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(most_bytes=st.integers(1, 200_000))
-def test_auto_takes_a_head_alone_or_refuses(most_bytes: int, bert: TextBackbone) -> None:
+def test_auto_takes_a_head_alone_or_refuses(most_bytes: int, bert: Backbone) -> None:
     auto = LORA.model_copy(update={"strategy": "auto"})
     if most_bytes < SMALLEST_HEAD:
         with pytest.raises(SettingsInvalid, match="a head of 3 classes"):
@@ -54,6 +52,6 @@ def test_auto_takes_a_head_alone_or_refuses(most_bytes: int, bert: TextBackbone)
             within_budget(bert, LORA, labels=LABELS, most_bytes=most_bytes)
 
 
-def test_strategies_whose_size_is_not_known_before_are_refused(bert: TextBackbone) -> None:
+def test_strategies_whose_size_is_not_known_before_are_refused(bert: Backbone) -> None:
     with pytest.raises(SettingsInvalid, match="cannot be kept by full"):
         within_budget(bert, TrainingConfig(strategy="full"), labels=LABELS, most_bytes=10**6)

@@ -10,7 +10,7 @@ from safetensors.torch import load
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.strategy import Delta
 from graftwork.adaptation.weights import WeightsAttachment
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.activations import Activations
 from graftwork.training.compression import Compressed, compress
@@ -20,13 +20,13 @@ from graftwork.training.progress import Silent
 from tests.training.test_job import sentences
 from tests.training.test_loop import TEXTS, Watching
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 WEIGHT = torch.randn(2, 32, generator=torch.Generator().manual_seed(5))
 BIAS = torch.zeros(2)
 
 
 def compressed(
-    backbone: TextBackbone, strategy: str = "full", *, seed: int = 0, store: str = "one-bit"
+    backbone: Backbone, strategy: str = "full", *, seed: int = 0, store: str = "one-bit"
 ) -> tuple[Compressed, Delta, Watching]:
     """What comes of weights that were disturbed at random, as if they had been trained."""
     found = STRATEGIES[strategy]
@@ -103,7 +103,7 @@ def test_the_cost_is_told_with_both_figures_of_each_stage() -> None:
     assert "as signs" not in Compressed("lossless", right, right, right).cost(labels)
 
 
-def learnable(backbone: TextBackbone) -> TextBackbone:
+def learnable(backbone: Backbone) -> Backbone:
     """The same with weights of the usual size, so that a few steps make it better and not chaotic."""
     with torch.no_grad():
         for module in backbone.model.modules():

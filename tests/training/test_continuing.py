@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.data.dataset import Dataset
 from graftwork.errors import DataRejected, NotBetter, SettingsInvalid, TrainingInterrupted
 from graftwork.registry.artifact import Artifact
@@ -24,8 +24,8 @@ from tests.training.test_lineage import SMALL, SWAPPED, renamed
 
 
 @pytest.fixture(scope="module")
-def bert(saved: Callable[[str], Path]) -> TextBackbone:
-    backbone: TextBackbone = open_backbone(saved("bert"))
+def bert(saved: Callable[[str], Path]) -> Backbone:
+    backbone: Backbone = open_backbone(saved("bert"))
     return backbone
 
 
@@ -33,18 +33,18 @@ OLD, NEW = sentences(0, 150), sentences(7, 60)
 
 
 @pytest.fixture(scope="module")
-def head_only(bert: TextBackbone) -> Artifact:
+def head_only(bert: Backbone) -> Artifact:
     return train(bert, OLD, config=PROBE).artifact
 
 
-def loss(bert: TextBackbone, artifact: Artifact, rows: Dataset, ancestors: tuple[Artifact, ...] = ()) -> float:
+def loss(bert: Backbone, artifact: Artifact, rows: Dataset, ancestors: tuple[Artifact, ...] = ()) -> float:
     features = adapted_features(bert, artifact, rows.texts, ancestors=ancestors)
     answers = probabilities(head_logits(artifact, features), artifact.manifest.temperature)
     truth = [artifact.manifest.labels.index(label) for label in rows.labels]
     return float(-np.log(answers[np.arange(len(truth)), truth]).mean())
 
 
-def test_new_rows_change_the_head_and_leave_what_it_stands_on(bert: TextBackbone, head_only: Artifact) -> None:
+def test_new_rows_change_the_head_and_leave_what_it_stands_on(bert: Backbone, head_only: Artifact) -> None:
     rows, fresh = renamed(NEW, SWAPPED), renamed(sentences(8, 60), SWAPPED)
     trained = continue_training(bert, head_only, rows)
     manifest = trained.artifact.manifest
@@ -55,7 +55,7 @@ def test_new_rows_change_the_head_and_leave_what_it_stands_on(bert: TextBackbone
     assert continue_training(bert, head_only, rows).artifact.digest == trained.artifact.digest
 
 
-def test_rows_of_one_label_do_not_make_it_forget_the_others(bert: TextBackbone, head_only: Artifact) -> None:
+def test_rows_of_one_label_do_not_make_it_forget_the_others(bert: Backbone, head_only: Artifact) -> None:
     law = NEW.select([index for index, label in enumerate(NEW.labels) if label == "law"])
     artifact = continue_training(bert, head_only, law, replay=OLD).artifact
     others = sentences(9, 60)
@@ -66,7 +66,7 @@ def test_rows_of_one_label_do_not_make_it_forget_the_others(bert: TextBackbone, 
     assert 0 < kept < len(law) / 2
 
 
-def test_what_unlearns_old_rows_is_not_published(bert: TextBackbone, head_only: Artifact) -> None:
+def test_what_unlearns_old_rows_is_not_published(bert: Backbone, head_only: Artifact) -> None:
     contrary = renamed(sentences(7, 150), SWAPPED)
     few_old = OLD.select(range(0, 150, 3))
     with pytest.raises(NotBetter, match="the version before answers better") as caught:
@@ -91,7 +91,7 @@ class StopsAt(Silent):
             self._wish.request()
 
 
-def test_a_lora_child_goes_on_from_its_own_delta_on_the_same_parent(bert: TextBackbone, tmp_path: Path) -> None:
+def test_a_lora_child_goes_on_from_its_own_delta_on_the_same_parent(bert: Backbone, tmp_path: Path) -> None:
     parent = train(bert, OLD, config=LORA).artifact
     child = train(bert, renamed(sentences(2, 120), SWAPPED), config=SMALL, ancestors=(parent,)).artifact
     rows, fresh = sentences(12, 120), sentences(13, 60)
@@ -111,7 +111,7 @@ def test_a_lora_child_goes_on_from_its_own_delta_on_the_same_parent(bert: TextBa
     assert loss(bert, again, fresh, (parent,)) < loss(bert, child, fresh, (parent,))
 
 
-def test_rows_that_it_cannot_go_on_with_are_refused(bert: TextBackbone, head_only: Artifact) -> None:
+def test_rows_that_it_cannot_go_on_with_are_refused(bert: Backbone, head_only: Artifact) -> None:
     with pytest.raises(DataRejected) as caught:
         continue_training(bert, head_only, renamed(NEW, {"law": "justice"}), replay=renamed(OLD, {"animal": "beast"}))
     assert [problem.what for problem in caught.value.problems] == ["unknown label 'justice'", "unknown label 'beast'"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.data.dataset import Dataset
 from graftwork.evaluation.estimates import Correction
 from graftwork.prices import Hardware
@@ -127,7 +127,7 @@ def rows(count: int) -> Dataset:
     return Dataset.from_lists(texts, ["abc"[place % 3] for place in range(count)])
 
 
-def test_rates_are_measured_and_kept(backbone_of: Callable[..., TextBackbone], tmp_path: Path) -> None:
+def test_rates_are_measured_and_kept(backbone_of: Callable[..., Backbone], tmp_path: Path) -> None:
     backbone = backbone_of("bert")
     config = TrainingConfig.parse(assignments=["fine_tuning.batch_size=8"])
     prepared = prepare_rows(rows(60), None, config)

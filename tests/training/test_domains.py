@@ -11,7 +11,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.data.dataset import Dataset
 from graftwork.data.unlabelled import read_unlabelled, unlabelled, usable_rows
 from graftwork.errors import DataRejected, SettingsInvalid, TrainingInterrupted
@@ -28,13 +28,13 @@ from graftwork.training.progress import Silent
 from graftwork.training.runs import Run
 from tests.cli.samples import draw_rows
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 QUICK = ("fine_tuning.epochs=2", "fine_tuning.batch_size=16", "domains.permutations=20", "domains.pretraining_epochs=1")
 METHODS = ("none", "gradual-unfreezing", "adversarial", "self-training", "continued-pretraining")
 
 
 @pytest.fixture
-def bert(backbone_of: Backbones) -> TextBackbone:
+def bert(backbone_of: Backbones) -> Backbone:
     backbone = backbone_of("bert")
     backbone.texts_only("tests").mask_id = 4  # it is in the vocabulary, and the folder does not say so
     return backbone
@@ -57,7 +57,7 @@ def config(adaptation: str | None, strategy: str = "lora", *assignments: str, **
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_gives_the_same_digest_again_and_says_what_it_did(bert: TextBackbone, method: str) -> None:
+def test_each_method_gives_the_same_digest_again_and_says_what_it_did(bert: Backbone, method: str) -> None:
     before = bert.embed(["the quick brown fox"])
     first, second = (train(bert, labelled(), adapt_to=target(), config=config(method)).artifact for _ in range(2))
     assert first.digest == second.digest
@@ -69,7 +69,7 @@ def test_each_method_gives_the_same_digest_again_and_says_what_it_did(bert: Text
     assert torch.equal(bert.embed(["the quick brown fox"]), before)
 
 
-def test_a_resumed_run_gives_the_same_digest(bert: TextBackbone, tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_same_digest(bert: Backbone, tmp_path: Path) -> None:
     for method in ("adversarial", "continued-pretraining"):
         folder = tmp_path / method
         wish = Interruption()
@@ -119,7 +119,7 @@ class Kept(Stopping):
         self.values.append((stage, dict(values)))
 
 
-def test_the_game_is_measured_with_its_ramp(bert: TextBackbone) -> None:
+def test_the_game_is_measured_with_its_ramp(bert: Backbone) -> None:
     kept = Kept()
     asked = config("adversarial", "lora", "domains.reversal=0.5")
     train(bert, labelled(), adapt_to=target(), config=asked, run=Run(metrics=Metrics([kept])))
@@ -143,7 +143,7 @@ def test_a_lost_game_is_told(loss: float, accuracy: float, code: list[str]) -> N
     assert [one.code for one in game.findings()] == code
 
 
-def test_auto_tells_of_every_candidate(bert: TextBackbone) -> None:
+def test_auto_tells_of_every_candidate(bert: Backbone) -> None:
     trained = train(bert, labelled(), adapt_to=target(), config=config("auto", "feature-extraction"))
     record = trained.artifact.manifest.adaptation
     assert record is not None
@@ -152,7 +152,7 @@ def test_auto_tells_of_every_candidate(bert: TextBackbone) -> None:
     assert "chosen without labels of the target" in trained.artifact.manifest.decision
 
 
-def test_what_cannot_be_done_is_refused(bert: TextBackbone) -> None:
+def test_what_cannot_be_done_is_refused(bert: Backbone) -> None:
     for method, strategy in (("adversarial", "feature-extraction"), ("continued-pretraining", "partial")):
         with pytest.raises(SettingsInvalid, match="cannot be done"):
             train(bert, labelled(), adapt_to=target(), config=config(method, strategy))
@@ -256,7 +256,7 @@ def test_layers_are_unfrozen_from_the_top() -> None:
     assert [lowest_trained(epoch, epochs=2, layers=6, first=2) for epoch in (1, 2)] == [4, -1]
 
 
-def test_only_unfrozen_layers_move_in_the_first_epoch(bert: TextBackbone) -> None:
+def test_only_unfrozen_layers_move_in_the_first_epoch(bert: Backbone) -> None:
     kept: list[dict[str, torch.Tensor]] = []
 
     class Watching(Silent):

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Backbone, TokenBatch
 from graftwork.errors import ModelUnsupported, SettingsInvalid
 from graftwork.registry.artifact import HEAD, Artifact
 from graftwork.registry.manifest import FileEntry, TaskRecord
@@ -32,7 +32,7 @@ TEXTS = ["the fox jumps over the appeal", "markets closed"]
 _PLAIN: dict[tuple[str, str], Artifact] = {}
 
 
-def plain_adapter(backbone: TextBackbone, settings: TrainingConfig) -> Artifact:
+def plain_adapter(backbone: Backbone, settings: TrainingConfig) -> Artifact:
     """A head alone, trained once for each base."""
     key = backbone.fingerprint, settings.model_dump_json()
     if key not in _PLAIN:
@@ -40,7 +40,7 @@ def plain_adapter(backbone: TextBackbone, settings: TrainingConfig) -> Artifact:
     return _PLAIN[key]
 
 
-def disturbed(backbone: TextBackbone, strategy: str, **settings_of_head: Any) -> Artifact:
+def disturbed(backbone: Backbone, strategy: str, **settings_of_head: Any) -> Artifact:
     """An adapter of a strategy whose delta is noise."""
     settings = TrainingConfig.parse(strategy="feature-extraction", **settings_of_head)
     plain = plain_adapter(backbone, settings)
@@ -64,7 +64,7 @@ def disturbed(backbone: TextBackbone, strategy: str, **settings_of_head: Any) ->
     [("bert", "lora"), ("gpt2", "lora"), ("bert", "partial"), ("llama", "full"), ("bert", "feature-extraction")],
 )
 def test_the_model_alone_gives_the_adapters_vectors(
-    backbone_of: Callable[..., TextBackbone],
+    backbone_of: Callable[..., Backbone],
     saved: Callable[[str], Path],
     tmp_path: Path,
     architecture: str,
@@ -88,7 +88,7 @@ def test_the_model_alone_gives_the_adapters_vectors(
 
 
 def test_a_prefix_is_no_change_of_weights(
-    backbone_of: Callable[..., TextBackbone], saved: Callable[[str], Path], tmp_path: Path
+    backbone_of: Callable[..., Backbone], saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
     backbone = backbone_of("bert")
     artifact = disturbed(backbone, "prefix-tuning")
@@ -130,7 +130,7 @@ LONG = "the quick brown fox jumps over the lazy dog and wonderful weather today 
     ],
 )
 def test_onnx_runtime_gives_the_adapters_probabilities(
-    backbone_of: Callable[..., TextBackbone],
+    backbone_of: Callable[..., Backbone],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -151,7 +151,7 @@ def test_onnx_runtime_gives_the_adapters_probabilities(
 
 
 def test_weights_too_many_for_one_message_lie_beside_the_graph(
-    backbone_of: Callable[..., TextBackbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone_of: Callable[..., Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = backbone_of("bert")
     artifact = disturbed(backbone, "feature-extraction")
@@ -163,7 +163,7 @@ def test_weights_too_many_for_one_message_lie_beside_the_graph(
 
 
 def test_an_adapter_of_several_tasks_is_no_model_of_its_own(
-    backbone_of: Callable[..., TextBackbone], saved: Callable[[str], Path], tmp_path: Path
+    backbone_of: Callable[..., Backbone], saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
     backbone = backbone_of("bert")
     plain = disturbed(backbone, "feature-extraction")
@@ -180,7 +180,7 @@ def test_an_adapter_of_several_tasks_is_no_model_of_its_own(
 
 
 def test_a_graph_that_answers_otherwise_is_not_left_there(
-    backbone_of: Callable[..., TextBackbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone_of: Callable[..., Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = backbone_of("bert")
     artifact = disturbed(backbone, "feature-extraction")
@@ -202,7 +202,7 @@ def test_a_graph_that_answers_otherwise_is_not_left_there(
     ("architecture", "strategy", "options"), [("gpt2", "lora", {}), ("bert", "feature-extraction", MLP)]
 )
 def test_the_page_beside_a_merged_model_answers_as_the_adapter(
-    backbone_of: Callable[..., TextBackbone],
+    backbone_of: Callable[..., Backbone],
     saved: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

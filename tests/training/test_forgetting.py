@@ -16,7 +16,7 @@ from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.full import FullSettings
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.adaptation.weights import WeightsAttachment
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Backbone, TokenBatch
 from graftwork.data.dataset import Dataset
 from graftwork.errors import ArtifactInvalid, DataRejected, SettingsInvalid, TrainingInterrupted
 from graftwork.registry.artifact import DELTA, FISHER, Artifact
@@ -56,12 +56,12 @@ def settings(*assignments: str, strategy: str = "full") -> TrainingConfig:
 
 
 @pytest.fixture(scope="module")
-def bert(saved: Callable[[str], Path]) -> TextBackbone:
-    backbone: TextBackbone = open_backbone(saved("bert"))
+def bert(saved: Callable[[str], Path]) -> Backbone:
+    backbone: Backbone = open_backbone(saved("bert"))
     return backbone
 
 
-def disturbed(bert: TextBackbone, strategy: str) -> Artifact:
+def disturbed(bert: Backbone, strategy: str) -> Artifact:
     """An adapter whose weights and head are drawn, so that there is much to learn for whoever goes on with it."""
     config = settings(strategy=strategy)
     with STRATEGIES[strategy].attach(bert, config.settings_of(strategy), seed=0) as attachment:
@@ -73,12 +73,12 @@ def disturbed(bert: TextBackbone, strategy: str) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def full(bert: TextBackbone) -> Artifact:
+def full(bert: Backbone) -> Artifact:
     """A full fine-tune with its Fisher information."""
     return with_fisher(bert, disturbed(bert, "full"), OLD.texts, settings("forgetting.fisher_rows=12"), Silent())
 
 
-def answers(backbone: TextBackbone, artifact: Artifact, rows: Dataset) -> np.ndarray[Any, np.dtype[np.float64]]:
+def answers(backbone: Backbone, artifact: Artifact, rows: Dataset) -> np.ndarray[Any, np.dtype[np.float64]]:
     features = adapted_features(backbone, artifact, rows.texts)
     return probabilities(head_logits(artifact, features), artifact.manifest.temperature)
 
@@ -113,7 +113,7 @@ def test_a_strength_means_the_same_whatever_the_size_of_the_fisher_information()
     assert not any(part.any() for part in relative([torch.zeros(2), torch.zeros(1, 3)]))
 
 
-def test_fisher_information_is_the_mean_of_squared_gradients_row_by_row(bert: TextBackbone) -> None:
+def test_fisher_information_is_the_mean_of_squared_gradients_row_by_row(bert: Backbone) -> None:
     texts = OLD.texts[:5]
     random = np.random.default_rng(2)
     head = Linear(random.normal(size=(3, bert.width)), random.normal(size=3))
@@ -175,7 +175,7 @@ def test_fisher_information_of_several_tasks_adds_up_and_that_of_others_is_refus
 
 @pytest.mark.parametrize("strategy", ["full", "partial"])
 def test_tuned_weights_are_gone_on_with_from_what_is_stored_of_them(
-    bert: TextBackbone, saved: Callable[[str], Path], full: Artifact, strategy: str
+    bert: Backbone, saved: Callable[[str], Path], full: Artifact, strategy: str
 ) -> None:
     previous = full if strategy == "full" else disturbed(bert, strategy)
     from safetensors.torch import load
@@ -202,11 +202,11 @@ def test_tuned_weights_are_gone_on_with_from_what_is_stored_of_them(
     assert np.log(own).mean() > np.log(before).mean() + 0.1
 
 
-def gone_on(bert: TextBackbone, full: Artifact, *assignments: str, **more: Any) -> Trained:
+def gone_on(bert: Backbone, full: Artifact, *assignments: str, **more: Any) -> Trained:
     return continue_training(bert, full, NEW, config=settings("forgetting.fisher_rows=12", *assignments), **more)
 
 
-def test_what_is_pulled_back_forgets_less_and_what_is_lost_is_told(bert: TextBackbone, full: Artifact) -> None:
+def test_what_is_pulled_back_forgets_less_and_what_is_lost_is_told(bert: Backbone, full: Artifact) -> None:
     judged = sentences(3, 80)
     free = gone_on(bert, full, sources=[judged])
     steps = ("fine_tuning.epochs=3", "fine_tuning.batch_size=8", "fine_tuning.patience=9")
@@ -232,7 +232,7 @@ def test_what_is_pulled_back_forgets_less_and_what_is_lost_is_told(bert: TextBac
     assert FISHER not in free.artifact.files
 
 
-def moved(bert: TextBackbone, before: Artifact, after: Artifact) -> float:
+def moved(bert: Backbone, before: Artifact, after: Artifact) -> float:
     """How far what mattered before has moved: the penalty's own measure, from what is stored."""
     starts, ends = opened(bert, before), opened(bert, after)
     fisher = read_fisher(before.files[FISHER], starts)
@@ -240,7 +240,7 @@ def moved(bert: TextBackbone, before: Artifact, after: Artifact) -> float:
     return float(sum((weight * (now - start) ** 2).sum() for weight, start, now in pairs))
 
 
-def opened(bert: TextBackbone, artifact: Artifact) -> list[torch.Tensor]:
+def opened(bert: Backbone, artifact: Artifact) -> list[torch.Tensor]:
     """Everything that is trained: the delta and the calibrated head."""
     head = head_of(artifact, artifact.manifest.labels)
     assert head is not None
@@ -257,7 +257,7 @@ def read_fisher_sums(artifact: Artifact) -> float:
 
 @pytest.mark.parametrize("protection", ["ewc", "l2-sp"])
 def test_a_run_with_a_penalty_is_resumed_to_the_same_bits(
-    bert: TextBackbone, full: Artifact, protection: str, tmp_path: Path
+    bert: Backbone, full: Artifact, protection: str, tmp_path: Path
 ) -> None:
     chosen = (f"forgetting.protection={protection}", "forgetting.strength=0.1", "fine_tuning.checkpoint_steps=1")
     whole = gone_on(bert, full, *chosen)
@@ -269,7 +269,7 @@ def test_a_run_with_a_penalty_is_resumed_to_the_same_bits(
 
 
 def test_without_stored_fisher_information_it_is_estimated_from_old_rows_that_are_not_judged_on(
-    bert: TextBackbone, full: Artifact
+    bert: Backbone, full: Artifact
 ) -> None:
     files = tuple(file for file in full.manifest.files if file.path != FISHER)
     bare = Artifact(
@@ -285,7 +285,7 @@ def test_without_stored_fisher_information_it_is_estimated_from_old_rows_that_ar
     assert FISHER in trained.artifact.files
 
 
-def test_lora_is_pulled_back_too_and_a_fresh_tune_towards_the_base(bert: TextBackbone) -> None:
+def test_lora_is_pulled_back_too_and_a_fresh_tune_towards_the_base(bert: Backbone) -> None:
     lora = ("lora.rank=2", "fine_tuning.learning_rate=5e-3", "forgetting.fisher_rows=8")
     first = train(bert, OLD, config=settings(*lora, "forgetting.keep_fisher=true", strategy="lora")).artifact
     config = settings(*lora, "forgetting.protection=ewc", "forgetting.strength=0.1", strategy="lora")
@@ -305,7 +305,7 @@ def test_lora_is_pulled_back_too_and_a_fresh_tune_towards_the_base(bert: TextBac
     assert away[0] < 0.5 * away[1]
 
 
-def test_what_cannot_protect_is_refused(bert: TextBackbone, full: Artifact) -> None:
+def test_what_cannot_protect_is_refused(bert: Backbone, full: Artifact) -> None:
     for protection in ("ewc", "replay"):
         with pytest.raises(SettingsInvalid, match="none is gone on with"):
             train(bert, OLD, config=settings(f"forgetting.protection={protection}"))

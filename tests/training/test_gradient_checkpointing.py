@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from graftwork.adaptation import STRATEGIES
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.network import read_config
 from graftwork.backbones.recompute import recomputed
 from graftwork.training.activations import Activations
@@ -22,7 +22,7 @@ from graftwork.training.plan import Plan, make_plan
 from graftwork.training.progress import Silent
 from graftwork.training.start import Rows, Start
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 Saved = Callable[[str], Path]
 LENGTHS = [12, 9, 12, 11, 7, 12]
 DROPOUT = ("lora.dropout=0.3",)
@@ -38,7 +38,7 @@ def ids_of(lengths: list[int]) -> list[list[int]]:
 
 
 def gradients(
-    backbone: TextBackbone, strategy: str, *, again: bool, lengths: list[int] = LENGTHS
+    backbone: Backbone, strategy: str, *, again: bool, lengths: list[int] = LENGTHS
 ) -> tuple[list[Tensor], int]:
     """Gradients of a batch with dropout on, and the bytes that autograd keeps for them."""
     kept: dict[int, int] = {}

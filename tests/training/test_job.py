@@ -11,7 +11,7 @@ import torch
 
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.data.dataset import Dataset
 from graftwork.errors import DataRejected, SettingsInvalid, TrainingInterrupted
 from graftwork.evaluation.results import Evaluation
@@ -21,7 +21,7 @@ from graftwork.training.job import train
 from graftwork.training.runs import Run
 from tests.cli.samples import draw_rows
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 NOUNS = {"animal": ("fox", "dog"), "trade": ("parcel", "refund", "market"), "law": ("court", "appeal", "case")}
 
 
@@ -39,7 +39,7 @@ def sentences(seed: int, count: int) -> Dataset:
 
 
 @pytest.fixture
-def bert(backbone_of: Backbones) -> TextBackbone:
+def bert(backbone_of: Backbones) -> Backbone:
     return backbone_of("bert")
 
 
@@ -61,7 +61,7 @@ PREFIX = TrainingConfig.parse(
 
 @pytest.mark.parametrize("config", [PROBE, LORA, PREFIX], ids=["probe", "lora", "prefix"])
 def test_the_metrics_are_those_of_the_packaged_artifact_on_the_test_rows(
-    bert: TextBackbone, config: TrainingConfig
+    bert: Backbone, config: TrainingConfig
 ) -> None:
     rows, test = sentences(0, 160), sentences(1, 80)
     trained = train(bert, rows, test=test, config=config)
@@ -81,7 +81,7 @@ def test_the_metrics_are_those_of_the_packaged_artifact_on_the_test_rows(
     assert manifest.dataset.test_digest == test.digest
 
 
-def test_lora_is_judged_beside_the_probe(bert: TextBackbone) -> None:
+def test_lora_is_judged_beside_the_probe(bert: Backbone) -> None:
     rows, test = sentences(0, 300), sentences(1, 150)
     trained = train(bert, rows, test=test, config=LORA)
     probed = train(bert, rows, test=test, config=PROBE)
@@ -102,7 +102,7 @@ RATES = {"lora": 1e-4, "prefix-tuning": 1e-2, "partial": 3e-5, "full": 3e-5}
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "auto"])
-def test_the_same_seed_gives_the_same_digest_and_another_seed_another_delta(bert: TextBackbone, strategy: str) -> None:
+def test_the_same_seed_gives_the_same_digest_and_another_seed_another_delta(bert: Backbone, strategy: str) -> None:
     assignments = ["fine_tuning.epochs=3", "fine_tuning.batch_size=16", "feature_extraction.penalties=[30]"]
     assignments += [f"fine_tuning.learning_rate={RATES[strategy]}"] if strategy in RATES else []
     config = TrainingConfig.parse(strategy=strategy, assignments=assignments)
@@ -125,13 +125,13 @@ def test_the_same_seed_gives_the_same_digest_and_another_seed_another_delta(bert
     assert torch.equal(bert.embed(rows.texts), before)
 
 
-def test_names_of_files_are_no_part_of_the_identity(bert: TextBackbone) -> None:
+def test_names_of_files_are_no_part_of_the_identity(bert: Backbone) -> None:
     rows = sentences(0, 120)
     renamed = replace(rows, source="elsewhere.csv")
     assert train(bert, rows, config=PROBE).artifact.digest == train(bert, renamed, config=PROBE).artifact.digest
 
 
-def test_auto_says_why(bert: TextBackbone) -> None:
+def test_auto_says_why(bert: Backbone) -> None:
     easy = sentences(0, 200)
     marked = replace(easy, texts=tuple(f"{label} {text}" for label, text in zip(easy.labels, easy.texts, strict=True)))
     plain = train(bert, marked, config=TrainingConfig(strategy="auto"))
@@ -144,7 +144,7 @@ def test_auto_says_why(bert: TextBackbone) -> None:
     )
 
 
-def test_rows_held_out_are_near_duplicates_of_none_that_were_trained_on(bert: TextBackbone) -> None:
+def test_rows_held_out_are_near_duplicates_of_none_that_were_trained_on(bert: Backbone) -> None:
     rows = sentences(0, 100)
     doubled = Dataset.from_lists(
         [*rows.texts, *(f"{text}!" for text in rows.texts)], [*rows.labels, *rows.labels], source="doubled"
@@ -156,39 +156,39 @@ def test_rows_held_out_are_near_duplicates_of_none_that_were_trained_on(bert: Te
     assert record.test_rows % 2 == 0
 
 
-def test_without_test_rows_there_is_no_judgement(bert: TextBackbone) -> None:
+def test_without_test_rows_there_is_no_judgement(bert: Backbone) -> None:
     trained = train(bert, sentences(0, 100), config=PROBE.model_copy(update={"test_share": 0.0}))
     assert trained.evaluation is None
     assert trained.artifact.manifest.metrics is None
     assert trained.artifact.manifest.dataset.train_rows == 100
 
 
-def test_test_rows_with_labels_nobody_trained_are_named(bert: TextBackbone) -> None:
+def test_test_rows_with_labels_nobody_trained_are_named(bert: Backbone) -> None:
     test = Dataset(("a fox", "a case", "a dog"), ("animal", "lawn", "anmal"), (2, 3, 4), "test.csv")
     with pytest.raises(DataRejected) as caught:
         train(bert, sentences(0, 100), test=test, config=PROBE)
     assert "labels that no training row has" in str(caught.value)
 
 
-def test_test_rows_of_which_none_can_be_used_are_refused(bert: TextBackbone) -> None:
+def test_test_rows_of_which_none_can_be_used_are_refused(bert: Backbone) -> None:
     test = Dataset(("a fox", "a fox"), ("animal", "law"), (2, 3), "test.csv")
     with pytest.raises(DataRejected, match=r"test\.csv"):
         train(bert, sentences(0, 100), test=test, config=PROBE)
 
 
-def test_rows_with_errors_stop_before_anything_is_computed(bert: TextBackbone) -> None:
+def test_rows_with_errors_stop_before_anything_is_computed(bert: Backbone) -> None:
     rows = Dataset.from_lists(["a fox", "a dog", "a case"], ["x", "x", "x"], source="one.csv")
     with pytest.raises(DataRejected, match=r"one\.csv"):
         train(bert, rows, config=PROBE)
 
 
-def test_settings_that_do_not_fit_the_base_are_refused(bert: TextBackbone) -> None:
+def test_settings_that_do_not_fit_the_base_are_refused(bert: Backbone) -> None:
     config = TrainingConfig.parse(strategy="lora", assignments=["lora.layers=40"])
     with pytest.raises(SettingsInvalid, match="do not fit"):
         train(bert, sentences(0, 100), config=config)
 
 
-def test_warnings_and_settings_are_in_the_manifest(bert: TextBackbone) -> None:
+def test_warnings_and_settings_are_in_the_manifest(bert: Backbone) -> None:
     rows = sentences(0, 100)
     few = ["one rare case", "two rare cases", "three more of them"]
     strange = Dataset.from_lists([*rows.texts, *few], [*rows.labels, *["rare"] * 3], source="rows")
@@ -201,7 +201,7 @@ def test_warnings_and_settings_are_in_the_manifest(bert: TextBackbone) -> None:
     assert torch.__version__.startswith(content["packages"]["torch"])
 
 
-def test_too_few_rows_to_validate_on_are_refused_for_lora_and_told_by_auto(bert: TextBackbone) -> None:
+def test_too_few_rows_to_validate_on_are_refused_for_lora_and_told_by_auto(bert: Backbone) -> None:
     few = Dataset.from_lists(["the fox jumps", "a lazy dog", "the court", "an appeal"], ["x", "x", "y", "y"], "few.csv")
     with pytest.raises(DataRejected, match=r"few\.csv: no validation row is left of \d training rows, so lora"):
         train(bert, few, config=LORA)
@@ -211,14 +211,14 @@ def test_too_few_rows_to_validate_on_are_refused_for_lora_and_told_by_auto(bert:
 
 
 def test_a_run_is_resumed_only_with_the_same_rows_settings_and_base(
-    bert: TextBackbone, backbone_of: Backbones, tmp_path: Path
+    bert: Backbone, backbone_of: Backbones, tmp_path: Path
 ) -> None:
     rows = sentences(0, 100)
     begun = Run(tmp_path / "run")
     train(bert, rows, config=PROBE, run=begun)
     begun.keep()
 
-    def differences(backbone: TextBackbone, rows: Dataset, config: TrainingConfig) -> list[str]:
+    def differences(backbone: Backbone, rows: Dataset, config: TrainingConfig) -> list[str]:
         with pytest.raises(SettingsInvalid, match="cannot be resumed") as caught:
             train(backbone, rows, config=config, run=Run(tmp_path / "run", resume=True))
         return [problem.where for problem in caught.value.problems]
@@ -235,7 +235,7 @@ def test_a_run_is_resumed_only_with_the_same_rows_settings_and_base(
     assert "checkpoint_steps" not in train(bert, rows, config=often).artifact.manifest.settings["fine_tuning"]
 
 
-def test_training_is_stopped_before_it_has_begun_to_learn(bert: TextBackbone, tmp_path: Path) -> None:
+def test_training_is_stopped_before_it_has_begun_to_learn(bert: Backbone, tmp_path: Path) -> None:
     wish = Interruption()
     wish.request()
     with pytest.raises(TrainingInterrupted, match="was asked to stop") as caught:
@@ -245,7 +245,7 @@ def test_training_is_stopped_before_it_has_begun_to_learn(bert: TextBackbone, tm
 
 
 def test_warnings_of_training_are_in_the_manifest_and_worse_than_the_probe_is_one(
-    bert: TextBackbone, monkeypatch: pytest.MonkeyPatch
+    bert: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graftwork.training.history.History.best", property(lambda self: self.last))
     wild = TrainingConfig.parse(
@@ -257,7 +257,7 @@ def test_warnings_of_training_are_in_the_manifest_and_worse_than_the_probe_is_on
     assert trained.artifact.manifest.decision == ""
 
 
-def test_a_rate_that_was_looked_for_is_in_the_manifest(bert: TextBackbone) -> None:
+def test_a_rate_that_was_looked_for_is_in_the_manifest(bert: Backbone) -> None:
     searching = TrainingConfig.parse(
         strategy="lora", assignments=["fine_tuning.learning_rate=auto", "fine_tuning.epochs=1", "lora.rank=2"]
     )
@@ -266,7 +266,7 @@ def test_a_rate_that_was_looked_for_is_in_the_manifest(bert: TextBackbone) -> No
     assert first.digest == second.digest
 
 
-def test_validation_rows_without_some_class_are_a_warning(bert: TextBackbone) -> None:
+def test_validation_rows_without_some_class_are_a_warning(bert: Backbone) -> None:
     rows = sentences(0, 100)
     rare = Dataset.from_lists([*rows.texts, "quick lazy wonderful", "over in today"], [*rows.labels, "x", "x"], "rare")
     config = TrainingConfig.parse(strategy="lora", assignments=["fine_tuning.epochs=1", "lora.rank=2"])

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from graftwork.adaptation.chain import inherited
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.data.dataset import Dataset
 from graftwork.errors import NotBetter, SettingsInvalid
 from graftwork.registry.artifact import HEAD, Artifact
@@ -33,13 +33,13 @@ SMALL = TrainingConfig.parse(
 
 
 @pytest.fixture(scope="module")
-def bert(saved: Callable[[str], Path]) -> TextBackbone:
-    backbone: TextBackbone = open_backbone(saved("bert"))
+def bert(saved: Callable[[str], Path]) -> Backbone:
+    backbone: Backbone = open_backbone(saved("bert"))
     return backbone
 
 
 @pytest.fixture(scope="module")
-def parent(bert: TextBackbone) -> Artifact:
+def parent(bert: Backbone) -> Artifact:
     return train(bert, sentences(0, 120), test=sentences(1, 40), config=LORA).artifact
 
 
@@ -52,7 +52,7 @@ SWAPPED = {"animal": "law", "law": "animal"}
 
 @pytest.mark.parametrize("config", [PROBE, SMALL], ids=["head", "lora"])
 def test_a_child_stores_its_own_delta_alone_and_is_judged_as_it_is_served(
-    bert: TextBackbone, parent: Artifact, config: TrainingConfig
+    bert: Backbone, parent: Artifact, config: TrainingConfig
 ) -> None:
     before = {name: value.clone() for name, value in bert.model.state_dict().items()}
     rows, test = renamed(sentences(2, 120), SWAPPED), renamed(sentences(3, 60), SWAPPED)
@@ -86,14 +86,14 @@ def test_a_child_stores_its_own_delta_alone_and_is_judged_as_it_is_served(
     np.testing.assert_allclose(served, plain.numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_the_same_rows_parent_and_seed_give_the_same_digest(bert: TextBackbone, parent: Artifact) -> None:
+def test_the_same_rows_parent_and_seed_give_the_same_digest(bert: Backbone, parent: Artifact) -> None:
     rows = renamed(sentences(2, 120), SWAPPED)
     one, other = (train(bert, rows, config=SMALL, ancestors=(parent,)).artifact for _ in range(2))
     assert one.digest == other.digest
     assert train(bert, rows, config=SMALL).artifact.digest != one.digest
 
 
-def test_a_grandchild_stands_on_both(bert: TextBackbone, parent: Artifact) -> None:
+def test_a_grandchild_stands_on_both(bert: Backbone, parent: Artifact) -> None:
     rows = renamed(sentences(2, 120), SWAPPED)
     region = train(bert, rows, config=SMALL, ancestors=(parent,)).artifact
     user = train(bert, sentences(4, 80), config=PROBE, ancestors=(region, parent)).artifact
@@ -104,7 +104,7 @@ def test_a_grandchild_stands_on_both(bert: TextBackbone, parent: Artifact) -> No
     assert torch.equal(adapted_features(bert, user, texts, ancestors=(region, parent)), wanted)
 
 
-def test_a_child_that_is_worse_than_its_parent_is_not_published(bert: TextBackbone, parent: Artifact) -> None:
+def test_a_child_that_is_worse_than_its_parent_is_not_published(bert: Backbone, parent: Artifact) -> None:
     seen_by_the_parent = sentences(0, 120).select(list(range(20)))
     config = TrainingConfig.parse(
         strategy="feature-extraction",
@@ -118,7 +118,7 @@ def test_a_child_that_is_worse_than_its_parent_is_not_published(bert: TextBackbo
     assert "8 or more of each class" in (caught.value.remedy or "")
 
 
-def test_strategies_that_do_not_add_up_are_refused(bert: TextBackbone, parent: Artifact) -> None:
+def test_strategies_that_do_not_add_up_are_refused(bert: Backbone, parent: Artifact) -> None:
     other = Artifact(parent.manifest.model_copy(update={"strategy": "full"}), parent.files)
     with pytest.raises(SettingsInvalid) as caught:
         train(bert, sentences(2, 40), config=PREFIX, ancestors=(other,))
@@ -128,7 +128,7 @@ def test_strategies_that_do_not_add_up_are_refused(bert: TextBackbone, parent: A
     ]
 
 
-def test_labels_that_are_the_childs_own_start_from_nought_and_are_told(bert: TextBackbone, parent: Artifact) -> None:
+def test_labels_that_are_the_childs_own_start_from_nought_and_are_told(bert: Backbone, parent: Artifact) -> None:
     own = {"animal": "creature", "law": "justice", "trade": "commerce"}
     trained = train(bert, renamed(sentences(2, 60), own), config=PROBE, ancestors=(parent,))
     assert "a fresh head on the parent's features" in trained.artifact.manifest.decision

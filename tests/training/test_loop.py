@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from graftwork.adaptation.lora import Lora, LoraSettings
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import SettingsInvalid, TrainingInterrupted
 from graftwork.training.activations import Activations
 from graftwork.training.batches import epoch_batches
@@ -25,7 +25,7 @@ from graftwork.training.runs import Run
 from graftwork.training.start import Rows, Start
 from graftwork.training.tuner import Tuner
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 TEXTS = tuple(
     f"{subject} {verb} {rest}"
     for subject in ("the fox", "the dog", "a parcel", "the court")
@@ -48,7 +48,7 @@ class Watching(Silent):
 
 
 def run(
-    backbone: TextBackbone,
+    backbone: Backbone,
     *,
     layers: int | None = None,
     dropout: float = 0.0,
@@ -87,7 +87,7 @@ def run(
         return tuned, attachment.delta().files
 
 
-def room_to_learn(backbone: TextBackbone) -> dict[str, Any]:
+def room_to_learn(backbone: Backbone) -> dict[str, Any]:
     """A start so strongly regularised that every evaluation is better than the one before."""
     weight, bias = fit_head(backbone.embed(TEXTS).numpy(), LABELS, classes=2, penalty=10.0)
     return {"start": weight, "start_bias": bias, "learning_rate": 3e-3, "layers": 2, "epochs": 3, "patience": 3}
@@ -234,15 +234,15 @@ def test_when_memory_does_not_suffice_smaller_parts_make_the_same_step(
     backbone = backbone_of("bert")
     plain, _ = run(backbone, **room_to_learn(backbone))
     assert plain.best_step == 18
-    real = TextBackbone.tail
+    real = Backbone.tail
     most = 3
 
-    def tight(self: TextBackbone, hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def tight(self: Backbone, hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and len(hidden) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return real(self, hidden, *rest)
 
-    monkeypatch.setattr(TextBackbone, "tail", tight)
+    monkeypatch.setattr(Backbone, "tail", tight)
     watcher = Watching()
     tuned, _ = run(backbone, watcher=watcher, **room_to_learn(backbone))
     assert watcher.notes[:2] == [
@@ -260,7 +260,7 @@ def test_another_runtime_error_is_none_of_memory(backbone_of: Backbones, monkeyp
     def broken(*_: Any) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(TextBackbone, "tail", broken)
+    monkeypatch.setattr(Backbone, "tail", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run(backbone_of("bert"), epochs=1)
 

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from graftwork.adaptation.inference import head_logits
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.data.dataset import Dataset
 from graftwork.errors import ArtifactInvalid
 from graftwork.registry.artifact import HEAD, Artifact
@@ -26,7 +26,7 @@ from graftwork.training.probe import fit_head
 from tests.cli.samples import draw_rows
 from tests.registry.builders import make_artifact
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 MLP = TrainingConfig.parse(strategy="feature-extraction", assignments=["feature_extraction.head=mlp"])
 
 

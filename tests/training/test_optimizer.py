@@ -8,11 +8,11 @@ from torch import nn
 
 from graftwork.adaptation.lora import Lora, LoraSettings
 from graftwork.adaptation.strategy import Attachment
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.training.config import FineTuningSettings
 from graftwork.training.optimizer import parameter_groups, rate_table
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 
 
 class Listed:

@@ -11,12 +11,12 @@ import torch
 from transformers import LlamaConfig
 
 from graftwork.adaptation import STRATEGIES
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.network import read_config
 from graftwork.training.config import TrainingConfig
 from graftwork.training.plan import Plan, make_plan, matrix_rate
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 Saved = Callable[[str], Path]
 LENGTHS = [7] * 36 + [12] * 4
 
@@ -26,7 +26,7 @@ def planned(folder: Path, *assignments: str, strategy: str = "lora") -> Plan:
     return make_plan(read_config(folder), config, strategy=strategy, lengths=LENGTHS, classes=3, dtype=torch.float32)
 
 
-def really_kept(backbone: TextBackbone, strategy: str, assignments: tuple[str, ...]) -> tuple[int, int]:
+def really_kept(backbone: Backbone, strategy: str, assignments: tuple[str, ...]) -> tuple[int, int]:
     """Values that the real attachment trains, and bytes that autograd keeps of a real batch of the longest texts."""
     config = TrainingConfig.parse(strategy=strategy, assignments=assignments)
     batch = backbone.collate([*[[1] * 12] * 7, [1] * 11])  # padded, as most batches are: a mask is made

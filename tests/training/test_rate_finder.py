@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from graftwork.adaptation.lora import Lora, LoraSettings
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import SettingsInvalid
 from graftwork.training.activations import Activations
 from graftwork.training.config import FineTuningSettings
@@ -20,10 +20,10 @@ from graftwork.training.rate_finder import FoundRate, find_rate
 from graftwork.training.start import Rows, Start
 from tests.training.test_loop import LABELS, TEXTS
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 
 
-def find(backbone: TextBackbone, attachment: Any, **settings: Any) -> FoundRate:
+def find(backbone: Backbone, attachment: Any, **settings: Any) -> FoundRate:
     kept = Activations(backbone, backbone.encode(TEXTS), split=attachment.split)
     rows = Rows.of(kept, LABELS, backbone.device)
     start = Start(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import TrainingInterrupted
 from graftwork.training.checkpoint import read_checkpoint
 from graftwork.training.interruption import Interruption
@@ -22,7 +22,7 @@ from graftwork.training.runs import Run
 from graftwork.training.tuner import Tuner
 from tests.training.test_loop import room_to_learn, run
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 FIRST_SCALE = 1024.0
 
 

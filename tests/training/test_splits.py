@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.data.dataset import Dataset
 from graftwork.errors import SettingsInvalid, TrainingInterrupted
 from graftwork.training.config import TrainingConfig
@@ -23,7 +23,7 @@ from tests.backbones.conftest import open_backbone
 from tests.cli.samples import draw_rows
 from tests.training.test_job import sentences
 
-Backbones = Callable[..., TextBackbone]
+Backbones = Callable[..., Backbone]
 TOLD_APART = Dataset.from_lists([row[0] for row in draw_rows(50)], [row[1] for row in draw_rows(50)], source="rows.csv")
 BY_CHANCE = sentences(0, 100)
 # There are 8 steps. A step of the tiny model takes some million operations, its trunk for all rows some more.
@@ -85,7 +85,7 @@ class Watching(Silent):
         self.notes.append(text)
 
 
-def tuned(backbone: TextBackbone, *assignments: str, **how: Any) -> tuple[Trained, Kept]:
+def tuned(backbone: Backbone, *assignments: str, **how: Any) -> tuple[Trained, Kept]:
     kept = Kept()
     run = Run(how.pop("folder", None), metrics=Metrics([kept]), **how.pop("run", {}))
     config = TrainingConfig.parse(strategy="partial", assignments=[*COMMON, *assignments])

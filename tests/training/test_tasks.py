@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from graftwork.adaptation.inference import adapted_features, head_logits
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.data.dataset import Dataset
 from graftwork.data.similar import near_duplicate_groups
 from graftwork.errors import DataRejected, SettingsInvalid, TrainingInterrupted
@@ -46,7 +46,7 @@ LORA = TrainingConfig.parse(
 
 
 @pytest.fixture
-def bert(backbone_of: Callable[..., TextBackbone]) -> TextBackbone:
+def bert(backbone_of: Callable[..., Backbone]) -> Backbone:
     return backbone_of("bert")
 
 
@@ -142,7 +142,7 @@ def test_no_text_is_trained_on_for_one_task_and_judged_on_for_another() -> None:
         assert name in prepared.test.labels
 
 
-def test_a_text_of_several_tasks_is_kept_once(bert: TextBackbone) -> None:
+def test_a_text_of_several_tasks_is_kept_once(bert: Backbone) -> None:
     ids = bert.encode(["the quick brown fox", "wonderful weather", "the quick brown fox"], 16)
     once, twice = (Activations(bert, each, split=1) for each in (ids[:2], ids))
     assert twice.bytes_kept == once.bytes_kept
@@ -166,7 +166,7 @@ class _Stopping(Silent):
             self._wish.request()
 
 
-def test_a_run_is_judged_task_by_task_and_resumed_to_the_same_digest(bert: TextBackbone, tmp_path: Path) -> None:
+def test_a_run_is_judged_task_by_task_and_resumed_to_the_same_digest(bert: Backbone, tmp_path: Path) -> None:
     config = LORA.model_copy(update={"tasks": LORA.tasks.model_copy(update={"compare_single": True})})
     given = tasks()
     whole = train_tasks(bert, given, config=config)
@@ -195,7 +195,7 @@ def test_a_run_is_judged_task_by_task_and_resumed_to_the_same_digest(bert: TextB
     assert "stopped by the mean of the tasks' validation losses" in manifest.decision
 
 
-def test_heads_on_a_frozen_base_are_those_of_tasks_alone(bert: TextBackbone) -> None:
+def test_heads_on_a_frozen_base_are_those_of_tasks_alone(bert: Backbone) -> None:
     from graftwork.training.job import train
 
     given = {name: replace(rows, notes=()) for name, rows in tasks().items()}
@@ -211,7 +211,7 @@ def test_heads_on_a_frozen_base_are_those_of_tasks_alone(bert: TextBackbone) -> 
         assert record.metrics is None
 
 
-def test_what_cannot_be_trained_together_is_refused_with_every_reason(bert: TextBackbone) -> None:
+def test_what_cannot_be_trained_together_is_refused_with_every_reason(bert: Backbone) -> None:
     one_class = Dataset.from_lists(["a fox", "a dog"], ["x", "x"], source="one.csv")
     with pytest.raises(DataRejected) as caught:
         train_tasks(bert, {"a": one_class, "b": one_class})

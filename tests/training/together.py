@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.strategy import Attachment
 from graftwork.adaptation.weights import WeightsAttachment
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import GraftworkError
 from graftwork.training.activations import Activations
 from graftwork.training.config import TrainingConfig
@@ -72,19 +72,19 @@ class Counting(Silent):
 
 
 @cache
-def opened(folder: str) -> TextBackbone:
+def opened(folder: str) -> Backbone:
     """A backbone for all jobs: each must leave it as it was."""
     backbone = open_backbone(Path(folder))
     backbone.batch_tokens = 90  # evaluations in more batches than there are processes
     return backbone
 
 
-def bytes_of(backbone: TextBackbone, attachment: Attachment) -> int:
+def bytes_of(backbone: Backbone, attachment: Attachment) -> int:
     """Of the base and of what is trained of it, in this process."""
     return sum({id(p): p.nbytes for p in (*backbone.model.parameters(), *attachment.parameters())}.values())
 
 
-def held(backbone: TextBackbone, attachment: Attachment, config: TrainingConfig) -> int:
+def held(backbone: Backbone, attachment: Attachment, config: TrainingConfig) -> int:
     """The same while both are spread over the processes."""
     gc.collect()
     others = {id(found): found for found in gc.get_objects() if issubclass(type(found), DTensor)}
@@ -97,7 +97,7 @@ def held(backbone: TextBackbone, attachment: Attachment, config: TrainingConfig)
         return sum(spread.values()) + bytes_of(backbone, attachment)
 
 
-def identity_of_values(backbone: TextBackbone) -> dict[str, torch.Tensor]:
+def identity_of_values(backbone: Backbone) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in backbone.model.state_dict().items()}
 
 

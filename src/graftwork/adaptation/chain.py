@@ -20,7 +20,7 @@ from graftwork.registry.artifact import Artifact
 from graftwork.registry.chain import check_strategies
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 class Update(NamedTuple):
@@ -57,7 +57,7 @@ def check_chain(artifact: Artifact, ancestors: Sequence[Artifact]) -> None:
 
 
 @contextmanager
-def inherited(backbone: TextBackbone, ancestors: Sequence[Artifact]) -> Iterator[None]:
+def inherited(backbone: Backbone, ancestors: Sequence[Artifact]) -> Iterator[None]:
     """Let the updates of all ancestors act on the backbone; it is exactly as before when the block ends.
 
     Whatever is attached inside the block is attached on top of them, and gradients flow through them.
@@ -79,7 +79,7 @@ def inherited(backbone: TextBackbone, ancestors: Sequence[Artifact]) -> Iterator
         yield
 
 
-def updates_of(backbone: TextBackbone, artifact: Artifact) -> dict[str, Update]:
+def updates_of(backbone: Backbone, artifact: Artifact) -> dict[str, Update]:
     """The low-rank updates of one adapter, without its ancestors', by the dotted name of the module.
 
     Raises:

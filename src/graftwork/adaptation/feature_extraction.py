@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 class FeatureExtractionSettings(StrategySettings):
@@ -72,11 +72,11 @@ class FeatureExtraction:
     settings_type: type[StrategySettings] = FeatureExtractionSettings
     learning_rate = 1e-3
 
-    def attach(self, backbone: TextBackbone, settings: FeatureExtractionSettings, *, seed: int) -> _Nothing:
+    def attach(self, backbone: Backbone, settings: FeatureExtractionSettings, *, seed: int) -> _Nothing:
         """Attach nothing: the split is above the last layer."""
         return _Nothing(backbone.num_layers)
 
-    def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> _Nothing:
+    def restore(self, backbone: Backbone, files: Mapping[str, bytes]) -> _Nothing:
         """Attach nothing; a delta that is there all the same is refused."""
         if files:
             raise ArtifactInvalid(

@@ -9,7 +9,7 @@ from graftwork.adaptation.strategy import StrategySettings
 from graftwork.adaptation.weights import WeightsAttachment, WeightSettings, attach_weights, restore_weights
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 class FullSettings(WeightSettings):
@@ -24,10 +24,10 @@ class Full:
     settings_type: type[StrategySettings] = FullSettings
     learning_rate = 5e-5
 
-    def attach(self, backbone: TextBackbone, settings: FullSettings, *, seed: int) -> WeightsAttachment:
+    def attach(self, backbone: Backbone, settings: FullSettings, *, seed: int) -> WeightsAttachment:
         """Put float32 copies in the place of all parameters but those that nothing depends on (a pooler)."""
         return attach_weights(backbone, lowest=-1, split=0, encoding=settings.store)
 
-    def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> WeightsAttachment:
+    def restore(self, backbone: Backbone, files: Mapping[str, bytes]) -> WeightsAttachment:
         """Put stored weights in place."""
         return restore_weights(backbone, files)

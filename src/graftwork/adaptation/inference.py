@@ -21,11 +21,11 @@ from graftwork.errors import Problem
 from graftwork.registry.artifact import HEAD, Artifact
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 def adapted_features(
-    backbone: TextBackbone,
+    backbone: Backbone,
     artifact: Artifact,
     texts: Sequence[str],
     *,
@@ -51,7 +51,7 @@ def adapted_features(
 
 
 def features_on_top(
-    backbone: TextBackbone,
+    backbone: Backbone,
     artifact: Artifact,
     texts: Sequence[str],
     *,

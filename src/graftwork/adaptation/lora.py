@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import nn
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 _PREFIX = "base_model.model."
 _PISSA = "pissa_niter_16"  # a randomised decomposition: only the leading part of each weight is wanted
@@ -96,7 +96,7 @@ class LoraAttachment:
         config: PEFT's settings.
     """
 
-    def __init__(self, backbone: TextBackbone, config: LoraConfig, *, store: torch.dtype) -> None:
+    def __init__(self, backbone: Backbone, config: LoraConfig, *, store: torch.dtype) -> None:
         from peft.tuners.lora import LoraModel
 
         self._backbone = backbone
@@ -173,7 +173,7 @@ class Lora:
     settings_type: type[StrategySettings] = LoraSettings
     learning_rate = 1e-3
 
-    def attach(self, backbone: TextBackbone, settings: LoraSettings, *, seed: int) -> LoraAttachment:
+    def attach(self, backbone: Backbone, settings: LoraSettings, *, seed: int) -> LoraAttachment:
         """Inject fresh matrices: A random by `seed`, B nought, so that the output is the base's."""
         import torch
         from peft import LoraConfig
@@ -194,7 +194,7 @@ class Lora:
             torch.manual_seed(seed)
             return _kind(settings)(backbone, config, store=getattr(torch, settings.store))
 
-    def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> LoraAttachment:
+    def restore(self, backbone: Backbone, files: Mapping[str, bytes]) -> LoraAttachment:
         """Inject the matrices of a stored adapter; every tensor must be wanted and every wanted one be there."""
         from peft import LoraConfig
         from safetensors.torch import load
@@ -221,7 +221,7 @@ def _kind(settings: LoraSettings) -> type[LoraAttachment]:
     return LoraAttachment
 
 
-def _targets(backbone: TextBackbone, settings: LoraSettings) -> list[str]:
+def _targets(backbone: Backbone, settings: LoraSettings) -> list[str]:
     """Full names of the modules to adapt: a suffix such as `dense` alone would also hit the unused pooler.
 
     Raises:
@@ -255,7 +255,7 @@ def _targets(backbone: TextBackbone, settings: LoraSettings) -> list[str]:
     return targets
 
 
-def _misfits(backbone: TextBackbone, settings: LoraSettings, targets: Sequence[str]) -> list[Problem]:
+def _misfits(backbone: Backbone, settings: LoraSettings, targets: Sequence[str]) -> list[Problem]:
     """Patterns that fit no module, ranks above what a module can use, a dtype that PiSSA would round."""
     problems = []
     for setting in ("rank_pattern", "alpha_pattern"):
@@ -295,7 +295,7 @@ def _fits(pattern: str, module: str) -> bool:
     return re.match(rf"(.*\.)?({pattern})$", module) is not None
 
 
-def _highest(backbone: TextBackbone, module: str) -> int:
+def _highest(backbone: Backbone, module: str) -> int:
     """The rank of a weight that has all it can have."""
     return min(_weight(backbone, module).shape)
 
@@ -305,23 +305,23 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _shape(backbone: TextBackbone, module: str) -> str:
+def _shape(backbone: Backbone, module: str) -> str:
     return " x ".join(map(str, _weight(backbone, module).shape))
 
 
-def _weight(backbone: TextBackbone, module: str) -> torch.Tensor:
+def _weight(backbone: Backbone, module: str) -> torch.Tensor:
     weight: torch.Tensor = backbone.model.get_submodule(module).weight  # type: ignore[assignment]
     return weight
 
 
-def _stored_transposed(backbone: TextBackbone) -> bool:
+def _stored_transposed(backbone: Backbone) -> bool:
     """Whether the linear layers keep their weights as `[in, out]`, as GPT-2's do; PEFT must be told."""
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(module, Conv1D) for module in backbone.layers[0].modules())
 
 
-def _refuse_unknown_modules(targets: Any, backbone: TextBackbone) -> None:
+def _refuse_unknown_modules(targets: Any, backbone: Backbone) -> None:
     known = [f".{name}" for name, _ in backbone.model.named_modules()]
     unknown = sorted(target for target in targets if not any(name.endswith(f".{target}") for name in known))
     if unknown:

@@ -16,10 +16,10 @@ from graftwork.errors import SettingsInvalid
 from graftwork.registry.artifact import Artifact
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
-def merged_weights(backbone: TextBackbone, artifact: Artifact, ancestors: Sequence[Artifact] = ()) -> dict[str, Tensor]:
+def merged_weights(backbone: Backbone, artifact: Artifact, ancestors: Sequence[Artifact] = ()) -> dict[str, Tensor]:
     """All parameters and buffers of the base's model by name, with what the adapter changed in them, and its ancestors.
 
     The backbone is the same afterwards, and shares no memory with what is changed.
@@ -56,7 +56,7 @@ def _with_updates(model: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
-def _summed(backbone: TextBackbone, chain: Sequence[Artifact]) -> dict[str, Tensor]:
+def _summed(backbone: Backbone, chain: Sequence[Artifact]) -> dict[str, Tensor]:
     """The weights that any of a chain updates, with all updates in them, rounded once."""
     sums: dict[str, Tensor] = {}
     for artifact in chain:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class ParameterPlace:
         self.put(self.parameter)
 
 
-def parameter_places(backbone: TextBackbone) -> dict[str, ParameterPlace]:
+def parameter_places(backbone: Backbone) -> dict[str, ParameterPlace]:
     """Every parameter by name, each once however many modules share it."""
     names: dict[int, str] = {}
     owners: dict[str, list[tuple[nn.Module, str]]] = {}
@@ -52,7 +52,7 @@ def parameter_places(backbone: TextBackbone) -> dict[str, ParameterPlace]:
     return {name: ParameterPlace(name, parameters[name], tuple(owners[name])) for name in owners}
 
 
-def first_layers(backbone: TextBackbone, places: Mapping[str, ParameterPlace]) -> dict[str, int]:
+def first_layers(backbone: Backbone, places: Mapping[str, ParameterPlace]) -> dict[str, int]:
     """The layer in which each parameter first acts; those that the hidden states do not need are left out.
 
     Autograd tells it, for any architecture: a sample is run, and what the input of layer k depends on acts below

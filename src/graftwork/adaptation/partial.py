@@ -13,7 +13,7 @@ from graftwork.adaptation.weights import WeightsAttachment, WeightSettings, atta
 from graftwork.errors import Problem, SettingsInvalid
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 # To say which layers stay frozen.
 WAYS = ("freeze_until", "freeze_ratio", "freeze_layers")
@@ -62,7 +62,7 @@ class Partial:
     settings_type: type[StrategySettings] = PartialSettings
     learning_rate = 1e-4
 
-    def attach(self, backbone: TextBackbone, settings: PartialSettings, *, seed: int) -> WeightsAttachment:
+    def attach(self, backbone: Backbone, settings: PartialSettings, *, seed: int) -> WeightsAttachment:
         """Put float32 copies in the place of the upper layers' parameters.
 
         Raises:
@@ -71,7 +71,7 @@ class Partial:
         split = first_tuned(settings, backbone.layer_names)
         return attach_weights(backbone, lowest=split, split=split, encoding=settings.store)
 
-    def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> WeightsAttachment:
+    def restore(self, backbone: Backbone, files: Mapping[str, bytes]) -> WeightsAttachment:
         """Put stored weights in place."""
         return restore_weights(backbone, files)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from peft import LoraConfig
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 class PissaAttachment(LoraAttachment):
@@ -28,7 +28,7 @@ class PissaAttachment(LoraAttachment):
     The output of a fresh one is the base's up to rounding: the base's weights are taken apart and added up again.
     """
 
-    def __init__(self, backbone: TextBackbone, config: LoraConfig, *, store: torch.dtype) -> None:
+    def __init__(self, backbone: Backbone, config: LoraConfig, *, store: torch.dtype) -> None:
         modules = dict(backbone.model.named_modules())
         self._originals: list[tuple[nn.Parameter, Tensor]] = []
         for name in config.target_modules or ():

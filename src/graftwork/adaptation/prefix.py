@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 _SAMPLE = 64  # tokens of a random text by which the size of keys and values is told
 _SIZE = 0.5  # of a random prefix, as a share of that; measured in docs/decisions/0053-prefix-tuning.md
@@ -55,7 +55,7 @@ class PrefixAttachment:
         values: the same.
     """
 
-    def __init__(self, backbone: TextBackbone, prefix: StoredPrefix, *, store: torch.dtype) -> None:
+    def __init__(self, backbone: Backbone, prefix: StoredPrefix, *, store: torch.dtype) -> None:
         from torch import nn
 
         self._store = store
@@ -115,7 +115,7 @@ class PrefixTuning:
     settings_type: type[StrategySettings] = PrefixTuningSettings
     learning_rate = 2e-2
 
-    def attach(self, backbone: TextBackbone, settings: PrefixTuningSettings, *, seed: int) -> PrefixAttachment:
+    def attach(self, backbone: Backbone, settings: PrefixTuningSettings, *, seed: int) -> PrefixAttachment:
         """Put a random prefix in place: it changes the output a little, because whatever is attended to has weight."""
         import torch
 
@@ -126,13 +126,13 @@ class PrefixTuning:
             backbone, _random_prefix(backbone, settings.length, layers, seed), store=getattr(torch, settings.store)
         )
 
-    def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> PrefixAttachment:
+    def restore(self, backbone: Backbone, files: Mapping[str, bytes]) -> PrefixAttachment:
         """Put a stored prefix in place; every tensor must be wanted and every wanted one be there."""
         prefix = read_prefix(files[DELTA_CONFIG], files[DELTA], backbone)
         return PrefixAttachment(backbone, prefix, store=prefix.keys.dtype)
 
 
-def _refuse_misfits(backbone: TextBackbone, length: int, layers: int) -> None:
+def _refuse_misfits(backbone: Backbone, length: int, layers: int) -> None:
     problems = []
     if length > backbone.max_length:
         problems.append(
@@ -146,7 +146,7 @@ def _refuse_misfits(backbone: TextBackbone, length: int, layers: int) -> None:
         )
 
 
-def _random_prefix(backbone: TextBackbone, length: int, layers: int, seed: int) -> StoredPrefix:
+def _random_prefix(backbone: Backbone, length: int, layers: int, seed: int) -> StoredPrefix:
     """Random keys and values for the top layers, half as large as those that each layer makes of a text."""
     import torch
 

@@ -16,7 +16,7 @@ from graftwork.errors import ArtifactInvalid, Problem
 from graftwork.registry.artifact import DELTA, DELTA_CONFIG
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 NAME = "prompt_embeddings"
 PEFT_TYPE = "PREFIX_TUNING"
@@ -74,7 +74,7 @@ def embeddings_of(prefix: StoredPrefix) -> Tensor:
     return both.flatten(start_dim=1).contiguous()
 
 
-def read_prefix(config: bytes, tensors: bytes, backbone: TextBackbone) -> StoredPrefix:
+def read_prefix(config: bytes, tensors: bytes, backbone: Backbone) -> StoredPrefix:
     """Read both files strictly: everything that would change the answer is honoured or refused.
 
     Does not run the backbone.
@@ -103,7 +103,7 @@ def read_prefix(config: bytes, tensors: bytes, backbone: TextBackbone) -> Stored
     return StoredPrefix(both[:, 0].contiguous(), both[:, 1].contiguous())
 
 
-def _check_config(settings: Any, backbone: TextBackbone) -> list[Problem]:
+def _check_config(settings: Any, backbone: Backbone) -> list[Problem]:
     if not isinstance(settings, dict) or settings.get("peft_type") != PEFT_TYPE:
         return [Problem(DELTA_CONFIG, "is not of a prefix")]
     attention = backbone.attention

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 class StrategySettings(BaseModel):
@@ -91,7 +91,7 @@ class Strategy(Protocol):
     settings_type: type[StrategySettings]
     learning_rate: float
 
-    def attach(self, backbone: TextBackbone, settings: Any, *, seed: int) -> Attachment:
+    def attach(self, backbone: Backbone, settings: Any, *, seed: int) -> Attachment:
         """Put a fresh delta on the backbone that changes its output little or not at all.
 
         Args:
@@ -104,7 +104,7 @@ class Strategy(Protocol):
         """
         ...
 
-    def restore(self, backbone: TextBackbone, files: Mapping[str, bytes]) -> Attachment:
+    def restore(self, backbone: Backbone, files: Mapping[str, bytes]) -> Attachment:
         """Put a stored delta on the backbone.
 
         Raises:

@@ -18,7 +18,7 @@ from graftwork.registry.artifact import DELTA, DELTA_CONFIG
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 class WeightSettings(StrategySettings):
@@ -54,7 +54,7 @@ class WeightsAttachment:
 
     def __init__(
         self,
-        backbone: TextBackbone,
+        backbone: Backbone,
         places: Mapping[str, ParameterPlace],
         values: Mapping[str, Tensor],
         depths: Mapping[str, int],
@@ -144,7 +144,7 @@ class WeightsAttachment:
         return change.scaled(self._factors[name]) if name in self._factors else change
 
 
-def attach_weights(backbone: TextBackbone, *, lowest: int, split: int, encoding: Encoding) -> WeightsAttachment:
+def attach_weights(backbone: Backbone, *, lowest: int, split: int, encoding: Encoding) -> WeightsAttachment:
     """Put copies in the place of all parameters that the hidden states need and that act from a layer on upward.
 
     Args:
@@ -159,7 +159,7 @@ def attach_weights(backbone: TextBackbone, *, lowest: int, split: int, encoding:
     return WeightsAttachment(backbone, places, values, depths, split=split, encoding=encoding)
 
 
-def restore_weights(backbone: TextBackbone, files: Mapping[str, bytes]) -> WeightsAttachment:
+def restore_weights(backbone: Backbone, files: Mapping[str, bytes]) -> WeightsAttachment:
     """Put stored weights in place; without files nothing was changed, and nothing is.
 
     Raises:

@@ -2,8 +2,8 @@
 
     hub.py          a folder or a hub id -> a local folder
     inspect.py      a folder -> what is wrong with it, or its fingerprint and metadata
-    load.py         a folder -> TextBackbone
-    backbone.py     TextBackbone: texts -> token ids -> hidden states -> one vector a text
+    load.py         a folder -> Backbone
+    backbone.py     Backbone: texts -> token ids -> hidden states -> one vector a text
 
 `fingerprint.py`, `weights.py`, `sentence.py` and `card.py` read files only and never import torch.
 """

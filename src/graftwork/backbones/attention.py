@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from graftwork.errors import ModelUnsupported, Problem
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import Batch, TextBackbone
+    from graftwork.backbones.backbone import Backbone, Batch
 
 Attend = Callable[..., tuple[Tensor, None]]
 
@@ -152,7 +152,7 @@ def find_attention(model: nn.Module, layers: Sequence[nn.Module], calls: Sequenc
     )
 
 
-def keys_and_values(backbone: TextBackbone, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+def keys_and_values(backbone: Backbone, batch: Batch) -> list[tuple[Tensor, Tensor]]:
     """What each layer attends to in a batch: its keys and its values, each `[rows, heads, tokens, head width]`.
 
     Raises:
@@ -172,7 +172,7 @@ def keys_and_values(backbone: TextBackbone, batch: Batch) -> list[tuple[Tensor, 
 
 @contextmanager
 def prefixed(
-    backbone: TextBackbone, prefixes: Mapping[int, LayerPrefix], offsets: Sequence[int] | int = 0
+    backbone: Backbone, prefixes: Mapping[int, LayerPrefix], offsets: Sequence[int] | int = 0
 ) -> Iterator[None]:
     """Let layers attend to a prefix, and then to the text, while the block runs.
 

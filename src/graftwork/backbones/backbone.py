@@ -19,7 +19,7 @@ from graftwork.data.media import Modality, check_modality
 from graftwork.errors import ModalityMismatch
 from graftwork.registry.manifest import BaseBits, DTypeName, Pooling
 
-__all__ = ["Backbone", "Batch", "TextBackbone", "TokenBatch", "length_sorted_batches"]
+__all__ = ["Backbone", "Batch", "TokenBatch", "length_sorted_batches"]
 
 # Measured (docs/decisions/0022-batches.md): on a CPU larger batches leave its caches and cost up to three times more.
 _CPU_BATCH_TOKENS = 1024
@@ -245,7 +245,7 @@ class Backbone:
             raise ValueError(f"split {split} is outside 0..{self.num_layers}")
 
 
-TextBackbone = Backbone
+TextBackbone = Backbone  # its name before it read pictures and recordings
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

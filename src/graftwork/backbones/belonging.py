@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from graftwork.errors import BaseMismatch, Problem
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.manifest import Manifest
 
 
-def check_belongs(manifest: Manifest, backbone: TextBackbone, *, also: Sequence[Problem] = ()) -> None:
+def check_belongs(manifest: Manifest, backbone: Backbone, *, also: Sequence[Problem] = ()) -> None:
     """Refuse an adapter that was made for another base model.
 
     Args:

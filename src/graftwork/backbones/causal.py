@@ -20,7 +20,7 @@ from graftwork.backbones.stack import forwards_replaced
 from graftwork.errors import ModelUnreadable, ModelUnsupported, Problem
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 class CausalModel:
@@ -38,7 +38,7 @@ class CausalModel:
         [44, 17, 0]
     """
 
-    def __init__(self, backbone: TextBackbone, model: Any, ends: Sequence[int] = ()) -> None:
+    def __init__(self, backbone: Backbone, model: Any, ends: Sequence[int] = ()) -> None:
         self.backbone = backbone
         self.model = model
         self.prefix = f"{model.base_model_prefix}."
@@ -105,7 +105,7 @@ class CausalModel:
         return generated
 
 
-def open_causal(backbone: TextBackbone, folder: Path) -> CausalModel:
+def open_causal(backbone: Backbone, folder: Path) -> CausalModel:
     """Put its own output layer on a backbone.
 
     Args:
@@ -137,7 +137,7 @@ def open_causal(backbone: TextBackbone, folder: Path) -> CausalModel:
     return CausalModel(backbone, model.eval(), _ends(folder))
 
 
-def _take_output_layer(model: Any, backbone: TextBackbone, folder: Path, *, tied: bool) -> None:
+def _take_output_layer(model: Any, backbone: Backbone, folder: Path, *, tied: bool) -> None:
     """Fill in what the model has beside its decoder."""
     output = model.get_output_embeddings()
     if tied and output is not None:

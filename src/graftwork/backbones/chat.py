@@ -16,7 +16,7 @@ from graftwork.data.conversations import RESPONSE, Conversation, Message
 from graftwork.errors import DataRejected, ModelUnsupported, Problem, SettingsInvalid
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 Template = Literal["chat", "plain"]
 
@@ -146,7 +146,7 @@ def asked(prompt: str) -> Conversation:
     return (Message("user", prompt),)
 
 
-def load_chat(backbone: TextBackbone, folder: Path, template: Template) -> Chat:
+def load_chat(backbone: Backbone, folder: Path, template: Template) -> Chat:
     """The way to write conversations for a base.
 
     Args:

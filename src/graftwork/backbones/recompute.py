@@ -12,11 +12,11 @@ from graftwork.backbones.alike import LeftOut
 from graftwork.backbones.stack import forwards_replaced
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 @contextmanager
-def recomputed(backbone: TextBackbone, wanted: bool = True) -> Iterator[None]:
+def recomputed(backbone: Backbone, wanted: bool = True) -> Iterator[None]:
     """Let each layer keep only what it receives, and run again, with the same dropout, when gradients come back to it.
 
     The gradients are the same bits. The top layer keeps everything: it would be run again at once, and the peak of

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from torch import nn
 
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ModelUnsupported, Problem
 
 # Query and value (arXiv 2106.09685), or the one projection that holds them where they are fused.
@@ -30,7 +30,7 @@ class LinearTargets(TypedDict):
     all: tuple[str, ...]
 
 
-def linear_targets(backbone: TextBackbone) -> LinearTargets:
+def linear_targets(backbone: Backbone) -> LinearTargets:
     """Name the linear layers of a backbone by the shortest endings that match nothing outside its layers.
 
     Raises:
@@ -56,12 +56,12 @@ def linear_targets(backbone: TextBackbone) -> LinearTargets:
     return LinearTargets(attention=attention or everything, all=everything)
 
 
-def has_linear_layers(backbone: TextBackbone) -> bool:
+def has_linear_layers(backbone: Backbone) -> bool:
     """Whether there is anything that a low-rank adapter could be put into."""
     return bool(_linear_layers(backbone)[1])
 
 
-def _linear_layers(backbone: TextBackbone) -> tuple[list[str], list[str]]:
+def _linear_layers(backbone: Backbone) -> tuple[list[str], list[str]]:
     """Names of all linear layers of the model, and of those inside its layers."""
     from transformers.pytorch_utils import Conv1D
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from graftwork.backbones.alike import LeftOut, layer_kinds, layer_list
 from graftwork.backbones.attention import AttentionStack, find_attention
-from graftwork.backbones.backbone import TextBackbone
+from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.network import Network, unloaded_model, with_stack
 from graftwork.backbones.quantized import UnloadedQuantizedLinear, quantize
 from graftwork.data.media import Modality
@@ -49,7 +49,7 @@ class UnloadedModel:
             quantize(self.layers, bits, UnloadedQuantizedLinear)
         self.kinds: list[Hashable] = layer_kinds(self.layers, self._model.config)
 
-    def backbone(self, kept: Sequence[int] | None = None, alike: Sequence[int] = ()) -> TextBackbone:
+    def backbone(self, kept: Sequence[int] | None = None, alike: Sequence[int] = ()) -> Backbone:
         """The backbone; it runs, is split and adapted as any other, and computes nothing.
 
         It has no tokenizer and no identity: it is there to be counted. One that was given before cannot be used then.
@@ -81,7 +81,7 @@ class UnloadedModel:
         )
 
 
-class _Unloaded(TextBackbone):
+class _Unloaded(Backbone):
     """A backbone of which layers may have been left out."""
 
     @property

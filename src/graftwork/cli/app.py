@@ -19,6 +19,7 @@ from graftwork.cli import (
     leaderboard,
     plan,
     predict,
+    recommend,
     report,
     serve,
     store,
@@ -63,6 +64,7 @@ data.register(app)
 train.register(app)
 plan.register(app)
 cost.register(app)
+recommend.register(app)
 predict.register(app)
 judge.register(app)
 report.register(app)

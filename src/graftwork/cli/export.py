@@ -12,7 +12,7 @@ from graftwork.cli.replies import generates, merged_replies, refuse_to_generate
 from graftwork.cli.session import services
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.artifact import Artifact
     from graftwork.registry.versions import AdapterVersion
     from graftwork.wiring import Services
@@ -114,7 +114,7 @@ def _write_model(opened: Services, version: AdapterVersion, artifact: Artifact, 
         raise
 
 
-def _exact_backbone(folder: Path, version: AdapterVersion, opened: Services) -> TextBackbone:
+def _exact_backbone(folder: Path, version: AdapterVersion, opened: Services) -> Backbone:
     """The base in float32 on the CPU, for the export alone: nothing is rounded to what serving computes in."""
     from graftwork.backbones.load import load_backbone
 

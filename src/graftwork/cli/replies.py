@@ -11,7 +11,7 @@ from graftwork.errors import ModelUnsupported, SettingsInvalid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.backbones.causal import CausalModel
     from graftwork.backbones.chat import Chat, Template
     from graftwork.evaluation.replies import RepliesEvaluation
@@ -83,7 +83,7 @@ def stored_evaluation(version: AdapterVersion) -> RepliesEvaluation | None:
     return None if metrics is None else RepliesEvaluation.model_validate(metrics)
 
 
-def merged_replies(backbone: TextBackbone, artifact: Artifact, base: Path, to: Path) -> list[str]:
+def merged_replies(backbone: Backbone, artifact: Artifact, base: Path, to: Path) -> list[str]:
     """Write the base with the update in its weights, as a causal language model of its own; gives the files' names."""
     from graftwork.backbones.causal import open_causal
     from graftwork.training.export_causal import export_causal

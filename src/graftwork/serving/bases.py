@@ -19,7 +19,7 @@ from graftwork.serving.stacked import StackedAdapters
 from graftwork.serving.stats import Meter
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Base:
         runner: computes rows on it.
     """
 
-    backbone: TextBackbone
+    backbone: Backbone
     places: Mapping[str, Place]
     forward: Forward
     stack: StackedAdapters
@@ -55,7 +55,7 @@ class Bases:
 
     def __init__(
         self,
-        load_backbone: Callable[[str], TextBackbone],
+        load_backbone: Callable[[str], Backbone],
         make_forward: ForwardFactory,
         limits: EngineLimits,
         cache: ActivationCache,

@@ -23,7 +23,7 @@ from torch import Tensor
 from graftwork.serving.stats import Meter
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.manifest import Pooling
     from graftwork.serving.adapters import LoadedAdapter
 
@@ -180,7 +180,7 @@ def text_digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def embedding_domain(backbone: TextBackbone, adapter: LoadedAdapter | None, pooling: Pooling) -> int:
+def embedding_domain(backbone: Backbone, adapter: LoadedAdapter | None, pooling: Pooling) -> int:
     """The domain of pooled vectors: one for all head-only adapters that cut and pool alike, and for the base itself."""
     parts = (
         backbone.fingerprint,
@@ -195,7 +195,7 @@ def embedding_domain(backbone: TextBackbone, adapter: LoadedAdapter | None, pool
     return _domain("embedding", parts)
 
 
-def trunk_domain(cache: ActivationCache, backbone: TextBackbone, split: int) -> int:
+def trunk_domain(cache: ActivationCache, backbone: Backbone, split: int) -> int:
     """The domain of what layer `split` of the base receives, for texts known by their token ids."""
     return cache.domain("trunk", backbone.fingerprint, backbone.dtype_name, split)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from graftwork.errors import ArtifactInvalid, Problem
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -92,7 +92,7 @@ class Delta:
         return sum(u.a.nbytes + u.b.nbytes for bucket in self.buckets.values() for u in bucket.values())
 
 
-def adaptable(backbone: TextBackbone) -> dict[str, Place]:
+def adaptable(backbone: Backbone) -> dict[str, Place]:
     """The linear modules inside the backbone's layers that see rows of tokens, by dotted name.
 
     A small batch is run to find out: a module whose weights are used without running it, or that is handed tokens in

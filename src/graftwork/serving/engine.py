@@ -29,7 +29,7 @@ from graftwork.serving.step import Stepper
 from graftwork.serving.tiers import Tiers
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.artifact import Artifact
 
 __all__ = ["Ask", "Classified", "Embedded", "Engine", "EngineLimits", "EngineStats"]
@@ -57,7 +57,7 @@ class Engine:
 
     def __init__(
         self,
-        load_backbone: Callable[[str], TextBackbone],
+        load_backbone: Callable[[str], Backbone],
         read_artifact: Callable[[str], Artifact],
         limits: EngineLimits | None = None,
         *,

@@ -12,10 +12,10 @@ from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Plan, Updates
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import Batch, TextBackbone
+    from graftwork.backbones.backbone import Backbone, Batch
 
 
-ForwardFactory = Callable[["TextBackbone", Mapping[str, Place], Meter], "Forward"]
+ForwardFactory = Callable[["Backbone", Mapping[str, Place], Meter], "Forward"]
 
 
 class Forward:
@@ -26,7 +26,7 @@ class Forward:
         places: its modules that can be adapted, from `adaptable`.
     """
 
-    def __init__(self, backbone: TextBackbone, places: Mapping[str, Place]) -> None:
+    def __init__(self, backbone: Backbone, places: Mapping[str, Place]) -> None:
         self._backbone = backbone
         self._updates = Updates(places)
 
@@ -53,6 +53,6 @@ class Forward:
         self._updates.close()
 
 
-def eager_forward(backbone: TextBackbone, places: Mapping[str, Place], _meter: Meter) -> Forward:
+def eager_forward(backbone: Backbone, places: Mapping[str, Place], _meter: Meter) -> Forward:
     """Runs a backbone without compiling anything."""
     return Forward(backbone, places)

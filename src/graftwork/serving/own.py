@@ -17,7 +17,7 @@ from graftwork.serving.prefix import read_prefix_delta
 from graftwork.serving.weights import read_weights_delta
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import Batch, TextBackbone
+    from graftwork.backbones.backbone import Backbone, Batch
 
 
 class OwnDelta(Protocol):
@@ -38,7 +38,7 @@ class OwnDelta(Protocol):
         """Bytes of all its tensors."""
         ...
 
-    def hidden(self, backbone: TextBackbone, batch: Batch, deltas: Sequence[OwnDelta]) -> Tensor:
+    def hidden(self, backbone: Backbone, batch: Batch, deltas: Sequence[OwnDelta]) -> Tensor:
         """The last hidden state `[rows, tokens, width]` of a group, in the backbone's dtype.
 
         The backbone is the same afterwards, also when this fails.
@@ -52,7 +52,7 @@ class OwnDelta(Protocol):
 
 
 # By the `peft_type` of `adapter_config.json`: reads the config and the tensors, strictly, for a backbone.
-OwnReader = Callable[[bytes, bytes, "TextBackbone"], OwnDelta]
+OwnReader = Callable[[bytes, bytes, "Backbone"], OwnDelta]
 READERS: Mapping[str, OwnReader] = {PREFIX: read_prefix_delta, WEIGHTS: read_weights_delta}
 
 

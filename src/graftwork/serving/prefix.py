@@ -14,7 +14,7 @@ from graftwork.errors import ArtifactInvalid, Problem
 from graftwork.registry.artifact import DELTA
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import Batch, TextBackbone
+    from graftwork.backbones.backbone import Backbone, Batch
     from graftwork.serving.own import OwnDelta
 
 
@@ -28,7 +28,7 @@ class PrefixDelta:
         offset: places that the row's tokens move on.
     """
 
-    def __init__(self, prefix: StoredPrefix, backbone: TextBackbone) -> None:
+    def __init__(self, prefix: StoredPrefix, backbone: Backbone) -> None:
         self.keys = prefix.keys.to(backbone.dtype)
         self.values = prefix.values.to(backbone.dtype)
         self.split = backbone.num_layers - len(self.keys)
@@ -49,7 +49,7 @@ class PrefixDelta:
         """Bytes of all keys and values."""
         return self.keys.nbytes + self.values.nbytes
 
-    def hidden(self, backbone: TextBackbone, batch: Batch, deltas: Sequence[OwnDelta]) -> Tensor:
+    def hidden(self, backbone: Backbone, batch: Batch, deltas: Sequence[OwnDelta]) -> Tensor:
         """The last hidden state `[rows, tokens, width]`, each row behind its own prefix."""
         own = cast("Sequence[PrefixDelta]", deltas)
         layers = range(min(delta.split for delta in own), backbone.num_layers)
@@ -58,7 +58,7 @@ class PrefixDelta:
             return backbone.forward(batch)
 
 
-def read_prefix_delta(config: bytes, tensors: bytes, backbone: TextBackbone) -> PrefixDelta:
+def read_prefix_delta(config: bytes, tensors: bytes, backbone: Backbone) -> PrefixDelta:
     """Read a prefix strictly.
 
     Raises:

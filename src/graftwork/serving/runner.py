@@ -26,7 +26,7 @@ from graftwork.serving.stats import Meter, Phase
 from graftwork.serving.trunk import Body, Trunks
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.manifest import Pooling
 
 Outcome = Vector | GraftworkError
@@ -45,7 +45,7 @@ class Runner:
 
     def __init__(
         self,
-        backbone: TextBackbone,
+        backbone: Backbone,
         forward: Forward,
         stack: StackedAdapters,
         cache: ActivationCache,

@@ -10,7 +10,7 @@ from graftwork.errors import Problem, RequestInvalid
 from graftwork.serving.cache import text_digest
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 
 class Texts:
@@ -56,7 +56,7 @@ class Texts:
         """The digest of each text, from `cache.text_digest`."""
         return tuple(map(text_digest, self._texts))
 
-    def ids(self, backbone: TextBackbone, max_length: int | None) -> list[tuple[int, ...]]:
+    def ids(self, backbone: Backbone, max_length: int | None) -> list[tuple[int, ...]]:
         """The token ids of each text; each text is tokenised once for each backbone and length."""
         key = (backbone.fingerprint, max_length)
         known = self._ids.get(key)

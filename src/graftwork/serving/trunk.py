@@ -19,7 +19,7 @@ from graftwork.serving.own import OwnDelta
 from graftwork.serving.stats import Meter
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
 
 Ids = tuple[int, ...]
 
@@ -53,7 +53,7 @@ class Trunks:
     kept, only when it is asked for a second time: by several adapters of one batch, or after a batch before.
     """
 
-    def __init__(self, backbone: TextBackbone, forward: Forward, cache: ActivationCache, meter: Meter) -> None:
+    def __init__(self, backbone: Backbone, forward: Forward, cache: ActivationCache, meter: Meter) -> None:
         self._backbone = backbone
         self._forward = forward
         self._cache = cache

@@ -21,11 +21,11 @@ from graftwork.adaptation.parameters import ParameterPlace, parameter_places
 from graftwork.adaptation.weight_files import StoredWeights, read_weights
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import Batch, TextBackbone
+    from graftwork.backbones.backbone import Backbone, Batch
     from graftwork.serving.own import OwnDelta
 
 _Changed = tuple[ParameterPlace, Change]
-_PLACES: WeakKeyDictionary[TextBackbone, Mapping[str, ParameterPlace]] = WeakKeyDictionary()
+_PLACES: WeakKeyDictionary[Backbone, Mapping[str, ParameterPlace]] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
@@ -42,7 +42,7 @@ class WeightsDelta:
         nbytes: bytes of all tensors.
     """
 
-    def __init__(self, stored: StoredWeights, backbone: TextBackbone, places: Mapping[str, ParameterPlace]) -> None:
+    def __init__(self, stored: StoredWeights, backbone: Backbone, places: Mapping[str, ParameterPlace]) -> None:
         self.split = stored.split
         self.nbytes = sum(change.nbytes for change in stored.changes.values())
         self._layers: dict[int, list[_Changed]] = {}
@@ -66,13 +66,13 @@ class WeightsDelta:
         """Its own rows run together, nobody else's with them."""
         return self
 
-    def hidden(self, backbone: TextBackbone, batch: Batch, deltas: Sequence[OwnDelta]) -> Tensor:
+    def hidden(self, backbone: Backbone, batch: Batch, deltas: Sequence[OwnDelta]) -> Tensor:
         """The last hidden state `[rows, tokens, width]`, in the backbone's dtype; see `OwnDelta.hidden`."""
         with self._in_place(backbone):
             return backbone.forward(batch)
 
     @contextmanager
-    def _in_place(self, backbone: TextBackbone) -> Iterator[None]:
+    def _in_place(self, backbone: Backbone) -> Iterator[None]:
         with ExitStack() as stack:
             for module, change in self._tables:
                 stack.callback(module.register_forward_hook(_correcting(change)).remove)
@@ -86,7 +86,7 @@ class WeightsDelta:
             yield
 
 
-def read_weights_delta(config: bytes, tensors: bytes, backbone: TextBackbone) -> WeightsDelta:
+def read_weights_delta(config: bytes, tensors: bytes, backbone: Backbone) -> WeightsDelta:
     """Read both files for a backbone, strictly.
 
     Raises:
@@ -96,7 +96,7 @@ def read_weights_delta(config: bytes, tensors: bytes, backbone: TextBackbone) ->
     return WeightsDelta(read_weights(config, tensors, places, backbone.layer_names), backbone, places)
 
 
-def _places_of(backbone: TextBackbone) -> Mapping[str, ParameterPlace]:
+def _places_of(backbone: Backbone) -> Mapping[str, ParameterPlace]:
     """The base's own parameters, looked up by the first load that needs them.
 
     Later loads run while the engine's thread may have a tenant's weights in place, and would take those for the base's.

@@ -23,7 +23,7 @@ from graftwork.backbones.backbone import length_sorted_batches
 
 if TYPE_CHECKING:
     from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import Batch, TextBackbone
+    from graftwork.backbones.backbone import Backbone, Batch
 
 _MEMORY = 2 * 2**30
 
@@ -51,7 +51,7 @@ class Activations:
 
     def __init__(
         self,
-        backbone: TextBackbone,
+        backbone: Backbone,
         ids: Sequence[Sequence[int]],
         *,
         split: int,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.training.config import TrainingConfig
     from graftwork.training.probe import Linear
     from graftwork.training.progress import Progress
@@ -48,7 +48,7 @@ def refuse_without_fisher(previous: Artifact, config: TrainingConfig, texts: Seq
 
 
 def anchor_of(
-    backbone: TextBackbone,
+    backbone: Backbone,
     attachment: Attachment,
     previous: Artifact,
     head: Linear,
@@ -90,7 +90,7 @@ def anchor_of(
 
 
 def with_fisher(
-    backbone: TextBackbone,
+    backbone: Backbone,
     artifact: Artifact,
     texts: Sequence[str],
     config: TrainingConfig,

@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.lora import Lora, LoraSettings
 from graftwork.adaptation.strategy import Delta
 from graftwork.errors import SettingsInvalid
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.artifact import Artifact
     from graftwork.training.config import TrainingConfig
 
@@ -25,7 +26,7 @@ _METRICS_OF_CLASS, _METRICS_OF_PAIR = 400, 3
 
 
 def within_budget(
-    backbone: TextBackbone, config: TrainingConfig, *, labels: Sequence[str], most_bytes: int
+    backbone: Backbone, config: TrainingConfig, *, labels: Sequence[str], most_bytes: int
 ) -> tuple[TrainingConfig, str]:
     """The settings with the highest rank, and the finest dtype, whose adapter fits; and the sentence that says so.
 
@@ -46,7 +47,7 @@ def within_budget(
             f"a budget of bytes cannot be kept by {config.strategy}",
             remedy=f"Take auto, {Lora.name} or {FeatureExtraction.name}.",
         )
-    head = _head_bytes(backbone, config, labels)
+    head = head_bytes(backbone, config, labels)
     if head > most_bytes:
         raise SettingsInvalid(
             f"a head of {len(labels)} classes takes about {head:,} bytes with its manifest; {most_bytes:,} are allowed",
@@ -56,8 +57,7 @@ def within_budget(
         return config, f"a head of about {head:,} bytes fits {most_bytes:,}"
     smallest = head
     for settings in _smaller(config.lora):
-        with Lora().attach(backbone, _sizable(settings), seed=0) as attachment:
-            smallest = head + _delta_bytes(attachment.delta())
+        smallest = head + size_of_delta(backbone, Lora.name, config.model_copy(update={"lora": settings}))
         if smallest <= most_bytes:
             told = f"rank {settings.rank} in {settings.store} takes about {smallest:,} bytes of {most_bytes:,}"
             return config.model_copy(update={"lora": settings}), told
@@ -110,7 +110,27 @@ def _delta_bytes(delta: Delta) -> int:
     return sum(map(len, delta.files.values())) + specs
 
 
-def _head_bytes(backbone: TextBackbone, config: TrainingConfig, labels: Sequence[str]) -> int:
+def size_of_delta(backbone: Backbone, strategy: str, config: TrainingConfig) -> int:
+    """What LoRA's or a prefix's delta takes, and what the manifest says of it: its size follows from its settings.
+
+    Args:
+        backbone: what it will be trained on.
+        strategy: its name.
+        config: the settings.
+    """
+    settings = _sizable(config.lora) if strategy == Lora.name else config.settings_of(strategy)
+    with STRATEGIES[strategy].attach(backbone, settings, seed=0) as attachment:
+        return _delta_bytes(attachment.delta())
+
+
+def head_bytes(backbone: Backbone, config: TrainingConfig, labels: Sequence[str]) -> int:
+    """What an adapter without a delta takes, about: its head, its manifest and the metrics in it.
+
+    Args:
+        backbone: what it will be trained on.
+        config: the settings.
+        labels: the labels of its head.
+    """
     classes, width = len(labels), backbone.width
     values = classes * (width + 1)
     if config.strategy == FeatureExtraction.name and config.feature_extraction.head == "mlp":

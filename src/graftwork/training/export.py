@@ -15,7 +15,7 @@ from graftwork.registry.artifact import HEAD, MANIFEST, Artifact
 from graftwork.registry.durable import storage_error
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.manifest import Manifest
 
 PAGE = "CLASSIFY.md"
@@ -76,7 +76,7 @@ for label, probabilities in classify(["a first text", "and a second one"]):
 
 
 def export_merged(
-    backbone: TextBackbone, artifact: Artifact, base: Path, to: Path, ancestors: Sequence[Artifact] = ()
+    backbone: Backbone, artifact: Artifact, base: Path, to: Path, ancestors: Sequence[Artifact] = ()
 ) -> list[str]:
     """Write the base with the delta merged into its weights, its tokenizer, the head and the manifest.
 

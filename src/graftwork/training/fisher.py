@@ -25,14 +25,14 @@ from graftwork.training.progress import Progress
 
 if TYPE_CHECKING:
     from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.training.probe import Linear
 
 ROWS, COLUMNS = "rows", "columns"
 
 
 def fisher_information(
-    backbone: TextBackbone,
+    backbone: Backbone,
     attachment: Attachment,
     head: Linear,
     texts: Sequence[str],

@@ -11,7 +11,7 @@ from graftwork import __version__
 from graftwork.training.processes import processes
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.conversations import Conversations
     from graftwork.data.dataset import Dataset
     from graftwork.registry.artifact import Artifact
@@ -21,7 +21,7 @@ DECIDING = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 
 
 def identity_of(
-    backbone: TextBackbone,
+    backbone: Backbone,
     rows: Dataset | Conversations,
     test: Dataset | Conversations | None,
     config: TrainingConfig,

@@ -13,7 +13,7 @@ from graftwork.training.rate_finder import FoundRate, find_rate
 from graftwork.training.task import Task
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
     from graftwork.data.report import DataReport
     from graftwork.training.config import TrainingConfig
@@ -36,7 +36,7 @@ class Looked:
 
 
 def look_for_rate(
-    backbone: TextBackbone, rows: Dataset, *, test: Dataset | None, config: TrainingConfig, progress: Progress
+    backbone: Backbone, rows: Dataset, *, test: Dataset | None, config: TrainingConfig, progress: Progress
 ) -> Looked:
     """Find the learning rate that a run with `fine_tuning.learning_rate=auto` would find, and leave no trace.
 

@@ -33,7 +33,7 @@ from graftwork.training.export import refuse_tasks
 from graftwork.training.onnx_readme import readme
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.manifest import Manifest, Pooling
 
 MODEL, TENSORS, CLASSIFIER, TOKENIZER = "model.onnx", "model.onnx.data", "classifier.json", "tokenizer.json"
@@ -80,7 +80,7 @@ class TokenClassifier(nn.Module):
 
 
 def export_onnx(
-    backbone: TextBackbone,
+    backbone: Backbone,
     artifact: Artifact,
     to: Path,
     ancestors: Sequence[Artifact] = (),
@@ -136,7 +136,7 @@ def export_onnx(
 
 
 @contextmanager
-def _adapted(backbone: TextBackbone, artifact: Artifact, ancestors: Sequence[Artifact]) -> Iterator[None]:
+def _adapted(backbone: Backbone, artifact: Artifact, ancestors: Sequence[Artifact]) -> Iterator[None]:
     """The delta in the weights; a prefix, which changes none, in place in the attention."""
     if artifact.manifest.strategy == "prefix-tuning":
         artifact.check()
@@ -150,7 +150,7 @@ def _adapted(backbone: TextBackbone, artifact: Artifact, ancestors: Sequence[Art
     yield
 
 
-def _write_graph(network: nn.Module, backbone: TextBackbone, to: Path, manifest: Manifest, one_file_bytes: int) -> None:
+def _write_graph(network: nn.Module, backbone: Backbone, to: Path, manifest: Manifest, one_file_bytes: int) -> None:
     import onnx
 
     batch = _batch(backbone, [5, 3], manifest.max_length, seed=0)
@@ -188,7 +188,7 @@ def _trace(network: nn.Module, batch: TokenBatch, path: Path) -> None:
         raise _not_writable(str(error).strip().splitlines()[0] if str(error) else type(error).__name__) from error
 
 
-def _check_answers(network: nn.Module, backbone: TextBackbone, path: Path, max_length: int) -> None:
+def _check_answers(network: nn.Module, backbone: Backbone, path: Path, max_length: int) -> None:
     """Ask both at one row, at rows of several lengths and at the longest."""
     import onnxruntime
 
@@ -218,7 +218,7 @@ def _not_writable(why: str) -> ModelUnsupported:
     )
 
 
-def _batch(backbone: TextBackbone, lengths: Sequence[int], max_length: int, *, seed: int) -> TokenBatch:
+def _batch(backbone: Backbone, lengths: Sequence[int], max_length: int, *, seed: int) -> TokenBatch:
     """Random tokens, rows of these lengths or the longest allowed."""
     generator = torch.Generator().manual_seed(seed)
     known = min(backbone.texts_only("an ONNX graph").size, backbone.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]

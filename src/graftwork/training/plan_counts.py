@@ -16,7 +16,7 @@ from graftwork.adaptation import STRATEGIES
 from graftwork.adaptation.lora import LoraSettings
 from graftwork.adaptation.partial import PartialSettings, first_tuned
 from graftwork.adaptation.strategy import Attachment, StrategySettings
-from graftwork.backbones.backbone import TextBackbone, TokenBatch
+from graftwork.backbones.backbone import Backbone, TokenBatch
 from graftwork.backbones.quantized import bytes_of, numbers_of
 from graftwork.backbones.recompute import recomputed
 from graftwork.backbones.unloaded import UnloadedModel
@@ -76,7 +76,7 @@ class Shape:
 
 def count(
     model: UnloadedModel, strategy: str, settings: StrategySettings, shape: Shape, *, recompute: bool = False
-) -> tuple[Counts, TextBackbone]:
+) -> tuple[Counts, Backbone]:
     """Count what a strategy costs.
 
     Args:
@@ -97,7 +97,7 @@ def count(
     alike = {index: group[0] for group in groups for index in group}
     kept = sorted(index for group in groups for index in group[:2])
 
-    def counted(layers: list[int] | None) -> tuple[Counts, TextBackbone]:
+    def counted(layers: list[int] | None) -> tuple[Counts, Backbone]:
         backbone = model.backbone(layers, [alike[index] for index in range(len(alike))])
         return _count(backbone, strategy, settings, shape, recompute), backbone
 
@@ -144,7 +144,7 @@ def _plannable(settings: StrategySettings) -> StrategySettings:
     return settings
 
 
-def _count(backbone: TextBackbone, strategy: str, settings: StrategySettings, shape: Shape, recompute: bool) -> Counts:
+def _count(backbone: Backbone, strategy: str, settings: StrategySettings, shape: Shape, recompute: bool) -> Counts:
     number, weights = numbers_of(backbone.model), bytes_of(backbone.model)
     with STRATEGIES[strategy].attach(backbone, settings, seed=0) as attachment, recomputed(backbone, recompute):
         trained = attachment.parameters()
@@ -174,7 +174,7 @@ def _count(backbone: TextBackbone, strategy: str, settings: StrategySettings, sh
 class _Work:
     """Running one batch of texts of a length."""
 
-    def __init__(self, backbone: TextBackbone, attachment: Attachment, shape: Shape, *, tokens: int) -> None:
+    def __init__(self, backbone: Backbone, attachment: Attachment, shape: Shape, *, tokens: int) -> None:
         self._backbone = backbone
         self._attachment = attachment
         self._classes = shape.classes

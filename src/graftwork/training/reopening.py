@@ -13,12 +13,12 @@ from graftwork.adaptation.weights import WeightsAttachment
 
 if TYPE_CHECKING:
     from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.artifact import Artifact
     from graftwork.training.config import TrainingConfig
 
 
-def reopen(backbone: TextBackbone, artifact: Artifact, config: TrainingConfig) -> Attachment:
+def reopen(backbone: Backbone, artifact: Artifact, config: TrainingConfig) -> Attachment:
     """Put an adapter's delta on the backbone, to go on with it.
 
     Of tuned weights all are trained that its strategy trains, also those that had not changed, from the values that its

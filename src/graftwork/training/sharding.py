@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from graftwork.adaptation.strategy import Attachment, Delta
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.training.config import FineTuningSettings
 
 
@@ -57,7 +57,7 @@ def check_sharding(settings: FineTuningSettings, *, resume: bool = False) -> Non
 
 
 @contextmanager
-def sharded(backbone: TextBackbone, attachment: Attachment, settings: FineTuningSettings) -> Iterator[Attachment]:
+def sharded(backbone: Backbone, attachment: Attachment, settings: FineTuningSettings) -> Iterator[Attachment]:
     """The attachment, its parameters spread over the processes if the settings want that.
 
     While the block runs, the backbone is for all processes together: each of its forwards is theirs too. Prefixes and
@@ -161,7 +161,7 @@ class _Shards:
         attachment: the attachment as the optimizer sees it.
     """
 
-    def __init__(self, backbone: TextBackbone, attachment: Attachment) -> None:
+    def __init__(self, backbone: Backbone, attachment: Attachment) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.tensor import Shard, distribute_tensor
 

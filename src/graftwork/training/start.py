@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.tasks import TaskColumns
     from graftwork.training.activations import Activations
     from graftwork.training.config import FineTuningSettings
@@ -97,7 +97,7 @@ class Start:
         own_objective: what is minimised instead of the cross-entropy of classes.
     """
 
-    backbone: TextBackbone
+    backbone: Backbone
     attachment: Attachment
     weight: NDArray[np.float64] | None
     bias: NDArray[np.float64] | None

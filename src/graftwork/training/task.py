@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from graftwork.adaptation.strategy import StrategySettings
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.registry.tasks import TaskColumns
     from graftwork.training.config import TrainingConfig
     from graftwork.training.probe import Probe
@@ -44,7 +44,7 @@ class Task:
         max_length: tokens kept of a text.
     """
 
-    backbone: TextBackbone
+    backbone: Backbone
     prepared: PreparedRows
     features: NDArray[np.floating]
     probe: Probe

@@ -31,14 +31,14 @@ from graftwork.training.transfer import below_probe
 from graftwork.training.tuned import tuned_candidate
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
     from graftwork.data.findings import Finding
     from graftwork.training.candidate import Candidate
 
 
 def train_tasks(
-    backbone: TextBackbone,
+    backbone: Backbone,
     tasks: Mapping[str, Dataset],
     *,
     test: Mapping[str, Dataset] | None = None,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from graftwork.adaptation.strategy import Attachment
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.training.config import FineTuningSettings
     from graftwork.training.domains.game import DomainGame
     from graftwork.training.protection import Anchor
@@ -89,7 +89,7 @@ class Tuner:
 
     def __init__(
         self,
-        backbone: TextBackbone,
+        backbone: Backbone,
         attachment: Attachment,
         weight: NDArray[np.float64] | None,
         bias: NDArray[np.float64] | None,

@@ -33,14 +33,18 @@ def train_and_publish(
         options: how it is kept and told of.
     """
 
-    def load(_: DrawnProgress) -> Training:
+    def load(progress: DrawnProgress) -> Training:
+        from graftwork.cli.compatibility import tell_compatibility
         from graftwork.training.processes import join, launched
+
+        base = opened.bases.resolve(ground.base)
+        tell_compatibility(base, given.rows, progress)
 
         if launched().count > 1:
             from graftwork.backbones.device import choose_device
 
             join(choose_device(opened.settings.device))
-        backbone = opened.backbone(opened.bases.resolve(ground.base), bits=ground.config.base_dtype)
+        backbone = opened.backbone(base, bits=ground.config.base_dtype)
         return _training(backbone, ground, given)
 
     return run_and_publish(opened, ground, options or RunOptions(), source=given.rows.source, load=load)

@@ -26,7 +26,7 @@ from graftwork.serving.stats import Meter
 from graftwork.serving.updates import Application, Plan
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import Batch, TextBackbone
+    from graftwork.backbones.backbone import Backbone, Batch
 
 logger = logging.getLogger("graftwork.serving")
 
@@ -104,7 +104,7 @@ class CompiledForward(Forward):
     """
 
     def __init__(
-        self, backbone: TextBackbone, places: Mapping[str, Place], folder: Path, compiler: Compiler, meter: Meter
+        self, backbone: Backbone, places: Mapping[str, Place], folder: Path, compiler: Compiler, meter: Meter
     ) -> None:
         super().__init__(backbone, places)
         self._vocabulary = len(backbone.model.get_input_embeddings().weight)  # type: ignore[operator]

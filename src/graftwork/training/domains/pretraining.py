@@ -27,7 +27,7 @@ from graftwork.training.randomness import RandomState, own_randomness
 from graftwork.training.schedule import rate_factor
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.training.progress import Progress
     from graftwork.training.runs import Run
     from graftwork.training.start import Start
@@ -40,7 +40,7 @@ _CLIP = 1.0
 _HEAD_RATE = 1e-3
 
 
-def check_maskable(backbone: TextBackbone) -> None:
+def check_maskable(backbone: Backbone) -> None:
     """Refuse a base that cannot guess masked tokens.
 
     Raises:
@@ -283,7 +283,7 @@ class _Pretraining:
         self._progress.advance(self._steps)
 
 
-def _embeddings(backbone: TextBackbone) -> Tensor | None:
+def _embeddings(backbone: Backbone) -> Tensor | None:
     """The base's input embeddings `[tokens, width]`; None where the model does not give them."""
     find = getattr(backbone.model, "get_input_embeddings", None)
     weight = getattr(find() if find is not None else None, "weight", None)

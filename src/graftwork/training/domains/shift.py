@@ -22,7 +22,7 @@ from graftwork.training.folds import stratified_folds
 from graftwork.training.probe import fit_head, fit_probe
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import TextBackbone
+    from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
     from graftwork.data.findings import Finding
     from graftwork.training.probe import Probe
@@ -114,7 +114,7 @@ def domain_scores(source: NDArray[np.floating], target: NDArray[np.floating], *,
 
 
 def compare_rows(
-    backbone: TextBackbone, rows: Dataset, target: Dataset, *, max_length: int | None = None, seed: int = 0
+    backbone: Backbone, rows: Dataset, target: Dataset, *, max_length: int | None = None, seed: int = 0
 ) -> tuple[ShiftReport, list[Finding]]:
     """Compare labelled rows with unlabelled ones as they were read.
 
@@ -167,7 +167,7 @@ def compare_rows(
 
 
 def shift_report(
-    backbone: TextBackbone,
+    backbone: Backbone,
     *,
     source_texts: Sequence[str],
     source_features: NDArray[np.floating],
@@ -228,7 +228,7 @@ def shift_report(
     )
 
 
-def _words(backbone: TextBackbone, source: Sequence[str], target: Sequence[str], max_length: int) -> Vocabulary | None:
+def _words(backbone: Backbone, source: Sequence[str], target: Sequence[str], max_length: int) -> Vocabulary | None:
     tokenizer = backbone.tokenizer
     if tokenizer is None:
         return None
