@@ -87,11 +87,11 @@ def _backbone(*, remember: bool) -> Backbone:
         folder, fingerprint=found.fingerprint, tokenizer=found.tokenizer, metadata=found.metadata, dtype="float32"
     )
     if remember:
-        _remember(backbone)
+        remember_vectors(backbone)
     return backbone
 
 
-def _remember(backbone: Backbone) -> None:
+def remember_vectors(backbone: Backbone) -> None:
     """Read each text once: nothing is ever attached to the backbone, and every run keeps the same number of tokens."""
     read, known = backbone.embed, dict[str, Any]()
 
@@ -172,7 +172,7 @@ def _print_table(level: str, target: str, seeds: int, done: dict[Key, Run]) -> N
     right["auto"] = [right[taken[seed]][place] for place, seed in enumerate(whole)]
     for method, rows in right.items():
         mean = np.mean(rows)
-        print(f"{method:<24}{mean:>10.1%}   {_difference(rows, right['none'])}")
+        print(f"{method:<24}{mean:>10.1%}   {difference(rows, right['none'])}")
     print("auto took " + ", ".join(taken[seed] for seed in whole))
 
 
@@ -188,7 +188,8 @@ def _auto(level: str, target: str, seed: int, methods: list[str], done: dict[Key
     return str(nearest_to_all(answers))
 
 
-def _difference(mine: list[Any], theirs: list[Any]) -> str:
+def difference(mine: list[Any], theirs: list[Any]) -> str:
+    """Mean difference of paired rows over all seeds, with a 95 % bootstrap interval over rows."""
     by_row = np.mean([one - other for one, other in zip(mine, theirs, strict=True)], axis=0)
     draws = np.random.default_rng(0).integers(len(by_row), size=(2000, len(by_row)))
     low, high = np.quantile(by_row[draws].mean(axis=1), [0.025, 0.975])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graftwork.registry.artifact import Artifact
 
 ROWS = 300
-_PIXELS = 112
+PIXELS = 112
 _WAYS = {
     "frozen": ("feature-extraction", []),
     "adapted": ("partial", ["partial.freeze_layers=10", "fine_tuning.epochs=4"]),
@@ -57,12 +57,13 @@ def measure(backbone: Backbone, way: str, seed: int) -> Outcome:
 
     strategy, assignments = _WAYS[way]
     config = TrainingConfig.parse(strategy=strategy, seed=seed, assignments=[*assignments, "test_share=0"])
-    artifact = train(backbone, drawn(_rows("google", "train"), ROWS, seed), config=config).artifact
+    artifact = train(backbone, drawn(rows_of("google", "train"), ROWS, seed), config=config).artifact
     google, twitter = (_accuracy(backbone, artifact, vendor) for vendor in ("google", "twitter"))
     return Outcome(way, seed, google, twitter, sum(map(len, artifact.files.values())))
 
 
-def _rows(vendor: str, part: str) -> Dataset:
+def rows_of(vendor: str, part: str) -> Dataset:
+    """The emoji of a vendor; `part` is train or test."""
     from graftwork.data.read import read_dataset
 
     return read_dataset(CACHE / "datasets" / "emoji" / vendor / part)
@@ -71,7 +72,7 @@ def _rows(vendor: str, part: str) -> Dataset:
 @cache
 def _bare(backbone: Backbone, vendor: str) -> Tensor:
     """Vectors of the frozen network: the same for all seeds."""
-    return backbone.embed(_rows(vendor, "test").texts)
+    return backbone.embed(rows_of(vendor, "test").texts)
 
 
 def _accuracy(backbone: Backbone, artifact: Artifact, vendor: str) -> float:
@@ -79,7 +80,7 @@ def _accuracy(backbone: Backbone, artifact: Artifact, vendor: str) -> float:
 
     from graftwork.adaptation.inference import adapted_features, head_logits
 
-    rows = _rows(vendor, "test")
+    rows = rows_of(vendor, "test")
     features = (
         adapted_features(backbone, artifact, rows.texts) if artifact.manifest.tensors else _bare(backbone, vendor)
     )
@@ -115,7 +116,7 @@ def main() -> None:
     """Measure what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=CACHE / "models" / "efficientnet-lite0")
-    parser.add_argument("--pixels", type=int, default=_PIXELS)
+    parser.add_argument("--pixels", type=int, default=PIXELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
     size = {"height": arguments.pixels, "width": arguments.pixels}

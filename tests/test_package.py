@@ -42,11 +42,13 @@ BELOW: dict[str, set[str]] = {
     "client": set(),
     "demo": set(),
     "wiring": {"settings", "serving", "backbones", "registry"},
-    "classifier": {"wiring", "settings", "training", "adaptation", "backbones", "registry", "data"},
+    "estimator": {"wiring", "settings", "training", "backbones", "registry"},
+    "classifier": {"estimator", "training", "adaptation", "data"},
+    "multitask": {"estimator", "classifier", "training", "adaptation", "registry", "data"},
     "api": {"wiring", "serving", "registry", "data"},
     "cli": {"wiring", "settings", "api", "client", "demo", "training", "serving", "evaluation", "reporting",
             "backbones", "registry", "data", "prices"},
-    "__init__": {"client", "classifier"},
+    "__init__": {"client", "classifier", "multitask"},
     "__main__": {"cli"},
 }  # fmt: skip
 
@@ -129,12 +131,14 @@ def test_what_the_package_offers() -> None:
         "Client": "graftwork.client",
         "AudioClassifier": "graftwork.classifier",
         "ImageClassifier": "graftwork.classifier",
+        "MultiTaskClassifier": "graftwork.multitask",
         "TextClassifier": "graftwork.classifier",
     }
     assert sorted(graftwork.__all__) == [
         "AudioClassifier",
         "Client",
         "ImageClassifier",
+        "MultiTaskClassifier",
         "TextClassifier",
         "__version__",
     ]

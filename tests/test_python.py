@@ -35,7 +35,7 @@ def server(graft_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_code_of_the_page_runs(server: str) -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     names: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block.replace(ADDRESS, server), "docs/python.md", "exec"), names)
@@ -44,6 +44,7 @@ def test_the_code_of_the_page_runs(server: str) -> None:
     assert names["version"].reference == names["answers"].model == "acme/feedback@1"
     assert names["version"].digest == names["answers"].digest == names["classifier"].artifact_.digest
     local = names["classifier"].predict_proba(["the lamp came broken", "lovely, thank you"]).max(axis=1)
+    assert names["mails"].classes_["urgent"].tolist() == [False, True]
     assert [answer.score for answer in names["answers"]] == pytest.approx(local.tolist(), abs=1e-4)
 
 

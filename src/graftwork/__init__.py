@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from graftwork.classifier import AudioClassifier, ImageClassifier, TextClassifier
     from graftwork.client import Client
+    from graftwork.multitask import MultiTaskClassifier
 
 __version__ = "0.1.0"
-__all__ = ["AudioClassifier", "Client", "ImageClassifier", "TextClassifier", "__version__"]
+__all__ = ["AudioClassifier", "Client", "ImageClassifier", "MultiTaskClassifier", "TextClassifier", "__version__"]
 
 _HOMES = {
     "AudioClassifier": "graftwork.classifier",
     "ImageClassifier": "graftwork.classifier",
     "TextClassifier": "graftwork.classifier",
     "Client": "graftwork.client",
+    "MultiTaskClassifier": "graftwork.multitask",
 }
 
 

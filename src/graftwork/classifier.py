@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from numbers import Number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import NotFittedError
+from sklearn.base import ClassifierMixin
 
 from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
-from graftwork.backbones.inspect import inspect_model
-from graftwork.backbones.load import load_backbone
 from graftwork.data.dataset import Dataset
 from graftwork.data.media import Media, Modality
 from graftwork.data.unlabelled import unlabelled
-from graftwork.errors import DataRejected, Problem, SettingsInvalid
-from graftwork.settings import Settings, load_settings
-from graftwork.training.config import TrainingConfig
+from graftwork.errors import DataRejected, Problem
+from graftwork.estimator import AdaptingEstimator
 from graftwork.training.job import train
-from graftwork.wiring import open_services
 
 Inputs = ArrayLike | Sequence[Any]
 """Texts, or whatever a sibling reads."""
 
-if TYPE_CHECKING:
-    from graftwork.backbones.backbone import Backbone
-    from graftwork.registry.versions import AdapterVersion
 
-
-class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class TextClassifier(ClassifierMixin, AdaptingEstimator):  # type: ignore[misc]
     """Adapt a pretrained encoder to labelled texts.
 
     It is a scikit-learn estimator: it works in `cross_val_score`, `GridSearchCV` and as the last step of a
@@ -63,27 +53,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         >>> spam.publish("acme/spam")                                       # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        base: str | Path = "minilm",
-        strategy: str = "auto",
-        *,
-        seed: int = 0,
-        max_length: int | None = None,
-        settings: Mapping[str, Any] | None = None,
-        home: str | Path | None = None,
-    ) -> None:
-        self.base = base
-        self.strategy = strategy
-        self.seed = seed
-        self.max_length = max_length
-        self.settings = settings
-        self.home = home
-
-    def fit(self, X: Inputs, y: ArrayLike, adapt_to: ArrayLike | None = None) -> Self:  # noqa: N803
+    def fit(self, X: Inputs, y: ArrayLike, adapt_to: Inputs | None = None) -> Self:  # noqa: N803
         """Train on texts `X` (`[rows]` or `[rows, 1]`) and their labels `y` (`[rows]`; texts, numbers or truth values).
 
-        `adapt_to` are texts of the domain it shall answer in, without labels; the setting `adaptation` says how.
+        `adapt_to` are rows like `X`, of the domain it shall answer in; the setting `adaptation` says how.
 
         Raises:
             DataRejected: if they are no texts, labels are missing or of several types, or nothing sound can be
@@ -92,17 +65,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             SettingsInvalid: if the settings are unknown or do not fit the base.
         """
         texts = self._inputs(X)
-        labels = _labels(y, rows=len(texts))
-        classes = np.unique(labels)
-        columns = {str(label): column for column, label in enumerate(classes)}
-        if len(columns) != len(classes):
-            raise DataRejected(
-                "some labels differ but print the same",
-                problems=[Problem("y", f"{name!r} may stand for several labels") for name in columns],
-                remedy="Give labels of one type.",
-            )
+        labels = labels_of(y, rows=len(texts))
+        classes, columns = named_classes(labels)
         rows = Dataset.from_lists(texts, [str(label) for label in labels], source="X")
-        target = None if adapt_to is None else unlabelled(_texts(adapt_to), source="adapt_to")
+        target = None if adapt_to is None else unlabelled(self._inputs(adapt_to, "adapt_to"), source="adapt_to")
         trained = train(self._backbone(), rows, config=self._config(), adapt_to=target)
         self.artifact_ = trained.artifact
         self.report_ = trained.report
@@ -124,54 +90,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         chosen: NDArray[Any] = self.classes_[best]
         return chosen
 
-    def publish(self, name: str, *, expected_latest: int | None = None) -> AdapterVersion:
-        """Publish the fitted classifier as the next version of `tenant/name` in the registry.
-
-        Raises:
-            NotFound: if the base model is not in the registry (it was given as a folder): `graft base add` adds it.
-            Conflict: if `expected_latest` is not the newest version.
-        """
-        artifact = self._fitted()
-        with open_services(self._settings()) as services:
-            return services.catalog.publish(name, artifact, expected_latest=expected_latest)
-
-    def _inputs(self, X: Inputs) -> Sequence[str]:  # noqa: N803
-        return _texts(cast(ArrayLike, X))
-
-    def _fitted(self) -> Any:
-        if not hasattr(self, "artifact_"):
-            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
-        return self.artifact_
-
-    def _settings(self) -> Settings:
-        return load_settings(home=Path(self.home) if self.home is not None else None)
-
-    def _config(self) -> TrainingConfig:
-        values: dict[str, Any] = {"strategy": self.strategy, "seed": self.seed, "max_length": self.max_length}
-        taken = [Problem(name, "is an argument of its own") for name in values if name in (self.settings or {})]
-        if taken:
-            raise SettingsInvalid("settings name it twice", problems=taken, remedy="Give it as the argument alone.")
-        values["test_share"] = 0.0
-        for name, value in (self.settings or {}).items():
-            *path, last = str(name).split(".")
-            place = values
-            for part in path:
-                below = place.get(part)
-                place[part] = place = dict(below) if isinstance(below, Mapping) else {}
-            place[last] = value
-        return TrainingConfig.parse(**_plain(values))
-
-    def _backbone(self) -> Backbone:
-        settings = self._settings()
-        folder = Path(self.base)
-        if folder.is_dir():
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            state = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-            return _remembered((state, settings), lambda: _from_folder(folder, settings))
-        with open_services(settings) as services:
-            base = services.bases.resolve(str(self.base))
-            key = (base.fingerprint, base.metadata.model_dump_json(), settings)
-            return _remembered(key, lambda: services.backbone(base))
+    def _inputs(self, X: Inputs, name: str = "X") -> Sequence[str]:  # noqa: N803
+        return texts_of(cast(ArrayLike, X), name)
 
     def __sklearn_tags__(self) -> Any:
         """Say that the input is text."""
@@ -201,8 +121,8 @@ class ImageClassifier(TextClassifier):
         tags.input_tags.string = False
         return tags
 
-    def _inputs(self, X: Inputs) -> Sequence[str]:  # noqa: N803
-        """Media of the kind that the class is for.
+    def _inputs(self, X: Inputs, name: str = "X") -> Sequence[str]:  # noqa: N803
+        """Media of the kind that the class is for; messages call them `name`.
 
         Raises:
             DataRejected: with every row that is none, or cannot be read.
@@ -211,7 +131,7 @@ class ImageClassifier(TextClassifier):
 
         one, several, given_as = _CALLED[self._modality]
         if isinstance(X, (str, bytes, Path)):
-            raise DataRejected(f"X is one {one}", remedy=f"Give a list of {several}, even of one.")
+            raise DataRejected(f"{name} is one {one}", remedy=f"Give a list of {several}, even of one.")
         kind = kind_of(self._modality)
         found: list[Media] = []
         problems = []
@@ -224,7 +144,7 @@ class ImageClassifier(TextClassifier):
             except TypeError:
                 wrong = f"is {type(given).__name__}, and no {given_as}"
             if wrong:
-                problems.append(Problem(f"X, row {row}", wrong))
+                problems.append(Problem(f"{name}, row {row}", wrong))
             else:
                 found.append(media)
         if problems:
@@ -273,42 +193,7 @@ def _media(given: Any, row: int, modality: Modality) -> Media:
     return Media.of_bytes(data.getvalue(), "image", name=f"row {row}")
 
 
-_REMEMBERED = 4
-_backbones: OrderedDict[Hashable, Backbone] = OrderedDict()
-_loading = threading.Lock()
-
-
-def _remembered(key: Hashable, load: Callable[[], Backbone]) -> Backbone:
-    """The backbone of that content, once a process: cross-validation makes many estimators over the same one."""
-    with _loading:
-        if key not in _backbones:
-            _backbones[key] = load()
-        _backbones.move_to_end(key)
-        while len(_backbones) > _REMEMBERED:
-            _backbones.popitem(last=False)
-        return _backbones[key]
-
-
-def _from_folder(folder: Path, settings: Settings) -> Backbone:
-    found = inspect_model(folder)
-    return load_backbone(
-        folder,
-        fingerprint=found.fingerprint,
-        tokenizer=found.tokenizer,
-        metadata=found.metadata,
-        dtype=settings.dtype,
-        device=settings.device,
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Without NumPy's numbers, which searches over parameters like to give."""
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _labels(y: ArrayLike, *, rows: int) -> NDArray[Any]:
+def labels_of(y: ArrayLike, *, rows: int, name: str = "y") -> NDArray[Any]:
     """Labels `[rows]` of one type, from a list, an array, a series, or a table of one column.
 
     Raises:
@@ -317,17 +202,17 @@ def _labels(y: ArrayLike, *, rows: int) -> NDArray[Any]:
     try:
         values = np.asarray(y)
     except ValueError as error:
-        raise DataRejected("y is no table of one column", remedy="Give one label for each text.") from error
+        raise DataRejected(f"{name} is no table of one column", remedy="Give one label for each text.") from error
     if values.shape not in {(rows,), (rows, 1)}:
         raise DataRejected(
-            f"y has the shape {values.shape}, but X has {rows:,} rows", remedy="Give one label for each text."
+            f"{name} has the shape {values.shape}, but X has {rows:,} rows", remedy="Give one label for each text."
         )
     # As they were given: an array of numbers and texts makes texts of them all.
     given = list(y) if isinstance(y, (list, tuple)) else values.ravel().tolist()
     types = Counter(_kind(label) for label in given)
     usual = types.most_common(1)[0][0] if types else ""
     problems = [
-        Problem(f"y, row {row}", "is missing" if _is_missing(label) else f"is {_kind(label)}, most are {usual}")
+        Problem(f"{name}, row {row}", "is missing" if _is_missing(label) else f"is {_kind(label)}, most are {usual}")
         for row, label in enumerate(given, start=1)
         if _is_missing(label) or _kind(label) != usual
     ]
@@ -336,6 +221,23 @@ def _labels(y: ArrayLike, *, rows: int) -> NDArray[Any]:
             "some labels cannot be used", problems=problems[:20], remedy="Give every text a label, all of one type."
         )
     return values.ravel()
+
+
+def named_classes(labels: NDArray[Any]) -> tuple[NDArray[Any], dict[str, int]]:
+    """The distinct labels, sorted, and the place of each by the text that stands for it in an artifact.
+
+    Raises:
+        DataRejected: if some differ and print the same.
+    """
+    classes = np.unique(labels)
+    columns = {str(label): column for column, label in enumerate(classes)}
+    if len(columns) != len(classes):
+        raise DataRejected(
+            "some labels differ but print the same",
+            problems=[Problem("y", f"{name!r} may stand for several labels") for name in columns],
+            remedy="Give labels of one type.",
+        )
+    return classes, columns
 
 
 def _kind(label: object) -> str:
@@ -355,21 +257,23 @@ def _is_missing(label: object) -> bool:
         return True  # pandas.NA, which answers neither yes nor no
 
 
-def _texts(X: ArrayLike) -> Sequence[str]:  # noqa: N803
-    """Texts from a list, an array, a series, or a table of one column.
+def texts_of(X: ArrayLike, name: str) -> Sequence[str]:  # noqa: N803
+    """Texts from a list, an array, a series, or a table of one column; messages call them `name`.
 
     Raises:
         DataRejected: with every row that is no text.
     """
     if isinstance(X, str):
-        raise DataRejected("X is one text", remedy="Give a list of texts, even of one.")
+        raise DataRejected(f"{name} is one text", remedy="Give a list of texts, even of one.")
     values = X if isinstance(X, list) else np.asarray(X, dtype=object)
     if isinstance(values, np.ndarray):
         if values.ndim > 2 or (values.ndim == 2 and values.shape[1] != 1):
-            raise DataRejected(f"X has the shape {values.shape}", remedy="Give one text a row: [rows] or [rows, 1].")
+            raise DataRejected(
+                f"{name} has the shape {values.shape}", remedy="Give one text a row: [rows] or [rows, 1]."
+            )
         values = values.ravel().tolist()
     problems = [
-        Problem(f"X, row {row}", f"is {type(value).__name__}, not text")
+        Problem(f"{name}, row {row}", f"is {type(value).__name__}, not text")
         for row, value in enumerate(values, start=1)
         if not isinstance(value, str)
     ]

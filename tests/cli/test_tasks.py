@@ -175,6 +175,19 @@ def test_tasks_that_cannot_be_trained_are_all_named(
     assert all(problem in found for problem in problems), found
 
 
+def test_a_dry_run_plans_one_delta_with_a_head_for_each_task(
+    home: Path, graft: Graft, task_files: Mapping[str, Path]
+) -> None:
+    before = graft(["list", "--json"]).json
+    named = [f"--task={name}={task_files[name]}" for name in ("topic", "length")]
+    line = ["train", *named, "--base", "tiny", "--name", "acme/none", "--strategy", "lora", "--json"]
+    plan = graft([*line, "--dry-run"]).json
+    assert graft(["list", "--json"]).json == before
+    manifest = graft([*line, "--set", "fine_tuning.epochs=1"]).json["manifest"]
+    assert plan["rows"] == manifest["dataset"]["train_rows"] + manifest["dataset"]["validation_rows"]
+    assert plan["head"] == len(manifest["labels"]) * (plan["width"] + 1)
+
+
 def test_rows_and_tasks_without_labels_are_named(home: Path, graft: Graft, tmp_path: Path) -> None:
     rows = [("fox jumps", "x", "", ""), ("lazy dog", "", "", ""), ("case granted", "y", "", "")]
     file = _write(tmp_path / "gaps.csv", ("text", "one", "two", "three"), rows)

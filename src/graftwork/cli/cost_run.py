@@ -78,10 +78,11 @@ def tell_cost(
     """
     libraries = _import_libraries()
     from graftwork.cli.planning import plan_runs
+    from graftwork.cli.training.rows import Given
     from graftwork.training.rates import machine_name
 
     # Training from scratch is what full fine-tuning does, so it is planned in any case.
-    planned = plan_runs(opened, base, rows, test, config, list(dict.fromkeys([*strategies, "full"])))
+    planned = plan_runs(opened, base, Given(rows, test=test), config, list(dict.fromkeys([*strategies, "full"])))
     rates, fresh = rates_for(opened, planned, config, libraries=libraries, calibrate=calibrate)
     past = past_runs(opened, planned.base.fingerprint)
     epochs, epochs_from = _scratch_epochs(opened, planned, rates)

@@ -84,6 +84,7 @@ def check(
     epilog=examples(
         "graft data shift films.csv --against tweets.csv --base minilm",
         "graft data shift films.csv --against tweets.jsonl --base minilm --json",
+        "graft data shift studio/ --against phones/ --base lite0 --skip-bad   # pictures; the others need no folders",
     )
 )
 def shift(
@@ -96,20 +97,24 @@ def shift(
     label: LabelColumn = "label",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    skip_bad: SkipBad = False,
     max_length: Annotated[
         int | None, typer.Option(min=4, help="Tokens kept of a text; the base's limit by default.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds and permutations.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Say how far another domain lies from labelled rows: by features, words and classes."""
+    """Say how far another domain lies from labelled rows: by features, classes and, of texts, words."""
     from graftwork.cli.console import print_json, say
+    from graftwork.data.clean import without_unreadable
     from graftwork.data.read import read_dataset
-    from graftwork.data.unlabelled import read_unlabelled
+    from graftwork.data.unlabelled import as_line, read_unlabelled
     from graftwork.training.domains.shift import compare_rows
 
     rows = read_dataset(file, text=text, label=label, encoding=encoding, delimiter=delimiter)
     others = read_unlabelled(against, text=text, encoding=encoding, delimiter=delimiter)
+    if skip_bad:
+        rows, others = without_unreadable(rows), without_unreadable(others)
     with services() as opened:
         backbone = opened.backbone(opened.bases.resolve(base))
     report, findings = compare_rows(backbone, rows, others, max_length=max_length, seed=seed)
@@ -121,8 +126,8 @@ def shift(
         say(f"{sentence[0].upper()}{sentence[1:]}.")
     distance = report.features
     say(f"MMD^2 of the features {distance.value:.4f}, p = {distance.p_value:.3f}.")
-    for one in findings:
-        say(f"{one.severity}: {one.message}. {one.remedy}")
+    for one in (*rows.notes, *findings):
+        say(as_line(one))
 
 
 def _tell(report: DataReport, *, as_json: bool) -> None:

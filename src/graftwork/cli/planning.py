@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from graftwork.errors import ModelUnsupported
 
 if TYPE_CHECKING:
-    from graftwork.data.dataset import Dataset
+    from graftwork.cli.training.rows import Given
     from graftwork.data.report import DataReport
+    from graftwork.data.tokens import TextTokenizer
     from graftwork.registry.base_rows import BaseModel
     from graftwork.training.config import TrainingConfig
     from graftwork.training.costs import Rows
@@ -44,8 +45,7 @@ class Planned:
 def plan_runs(
     opened: Services,
     base: str,
-    rows: Dataset,
-    test: Dataset | None,
+    given: Given,
     config: TrainingConfig,
     strategies: Sequence[str],
 ) -> Planned:
@@ -54,8 +54,7 @@ def plan_runs(
     Args:
         opened: the installation.
         base: the base model.
-        rows: rows to train on.
-        test: rows to judge on, or None to hold some out.
+        given: rows to train on, of one task or several, and to judge on.
         config: the training settings; their strategy does not count.
         strategies: what would be trained; `auto` is planned as the dearest thing it may come to train.
 
@@ -66,11 +65,9 @@ def plan_runs(
     from graftwork.backbones.device import choose_device, choose_dtype, dtype_name
     from graftwork.backbones.network import read_config
     from graftwork.backbones.tokenizer import load_tokenizer
-    from graftwork.data.check import check_dataset
     from graftwork.training.candidates import dearest
     from graftwork.training.costs import Rows
     from graftwork.training.plan import make_plan
-    from graftwork.training.rows import prepare_rows
 
     found = opened.bases.resolve(base)
     if found.metadata.modality != "text":
@@ -82,9 +79,7 @@ def plan_runs(
     tokenizer = load_tokenizer(folder, prompt=found.metadata.prompt)
     limit = min(config.max_length or found.metadata.max_length, found.metadata.max_length)
     began = time.perf_counter()
-    report = check_dataset(rows, tokenizer=tokenizer, max_length=limit, test=test)
-    report.raise_for_errors()
-    prepared = prepare_rows(rows, test, config)
+    report, prepared = _checked(given, config, tokenizer, limit)
     checked = time.perf_counter() - began
     lengths = [len(ids) for ids in tokenizer.encode(prepared.rows.texts, limit)]
     dtype = choose_dtype(choose_device(opened.settings.device), opened.settings.dtype)
@@ -115,3 +110,24 @@ def plan_runs(
         plans={name: made[dearest(one)] for name, one in asked.items()},
         dtype=dtype_name(dtype),
     )
+
+
+def _checked(
+    given: Given, config: TrainingConfig, tokenizer: TextTokenizer, max_length: int
+) -> tuple[DataReport, PreparedRows]:
+    """What the check finds, and the rows of one task or of several as a run would take them.
+
+    Raises:
+        DataRejected: if the check finds errors.
+    """
+    if given.tasks:
+        from graftwork.training.task_rows import check_tasks, prepare_tasks
+
+        found = check_tasks(given.tasks, given.task_tests, tokenizer=tokenizer, max_length=max_length)
+        return found, prepare_tasks(given.tasks, given.task_tests, config)
+    from graftwork.data.check import check_dataset
+    from graftwork.training.rows import prepare_rows
+
+    report = check_dataset(given.rows, tokenizer=tokenizer, max_length=max_length, test=given.test)
+    report.raise_for_errors()
+    return report, prepare_rows(given.rows, given.test, config)

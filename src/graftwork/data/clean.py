@@ -34,18 +34,23 @@ def clean_dataset(dataset: Dataset, test: Dataset | None = None) -> Dataset:
     return dataset.select(kept)
 
 
-def without_unreadable(dataset: Dataset) -> Dataset:
-    """The rows whose files can be used, with a note that names the others; texts stay as they are."""
+def unreadable(dataset: Dataset) -> dict[int, str]:
+    """Why files cannot be used, by their position; of texts nothing."""
     from graftwork.data.kinds import kind_of
 
     if dataset.modality == "text":
-        return dataset
+        return {}
     kind = kind_of(dataset.modality)
-    wrong = {
+    return {
         i: told
         for i, item in enumerate(dataset.texts)
         if isinstance(item, Media) and (told := kind.what_is_wrong(item))
     }
+
+
+def without_unreadable(dataset: Dataset) -> Dataset:
+    """The rows whose files can be used, with a note that names the others; texts stay as they are."""
+    wrong = unreadable(dataset)
     if not wrong:
         return dataset
     note = Finding(

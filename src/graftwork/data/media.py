@@ -154,9 +154,9 @@ def check_modality(items: Iterable[str], wanted: Modality, *, reads: str) -> Non
     if problems:
         hidden = [Problem("", f"and {len(problems) - 20:,} more")] if len(problems) > 20 else []
         raise ModalityMismatch(
-            f"{reads} reads {_PLURALS[wanted]}",
+            f"{reads} reads {PLURALS[wanted]}",
             problems=[*problems[:20], *hidden],
-            remedy=f"Give {_PLURALS[wanted]}, or choose a base model of the domain of what you have: "
+            remedy=f"Give {PLURALS[wanted]}, or choose a base model of the domain of what you have: "
             "`graft base list` shows the domains.",
         )
 
@@ -174,7 +174,8 @@ def check_one_modality(items: Sequence[str], source: str) -> Modality:
 
 
 _NOUNS: dict[Modality, str] = {"text": "a text", "image": "an image", "audio": "a recording"}
-_PLURALS: dict[Modality, str] = {"text": "texts", "image": "images", "audio": "recordings"}
+PLURALS: dict[Modality, str] = {"text": "texts", "image": "images", "audio": "recordings"}
+"""What messages call several inputs."""
 
 
 def _called(item: str) -> str:

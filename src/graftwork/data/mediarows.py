@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graftwork.data.dataset import Dataset
-from graftwork.data.media import Media, Modality, check_one_modality, suffix_modality
+from graftwork.data.findings import Finding
+from graftwork.data.media import PLURALS, Media, Modality, check_one_modality, suffix_modality
 from graftwork.data.rows import MAX_PROBLEMS
 from graftwork.errors import DataUnreadable, ModalityMismatch, Problem
 
@@ -43,6 +44,41 @@ def read_media_folder(folder: Path, classes: Sequence[Path]) -> Dataset | None:
     check_one_modality(items, str(folder))
     rows = tuple(range(1, len(items) + 1))
     return Dataset(tuple(items), tuple(label for label, _ in found), rows, str(folder))
+
+
+def read_media_files(folder: Path) -> Dataset | None:
+    """Every media file in a folder and the folders in it, by path, without labels; None when there are none.
+
+    A note counts the other files. Hidden files and folders are left out.
+
+    Raises:
+        DataUnreadable: if files cannot be read.
+        ModalityMismatch: if there are pictures and recordings.
+    """
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    media = [path for path in paths if suffix_modality(path)]
+    if not media:
+        return None
+    items = _opened([(str(path), str(path.relative_to(folder)), path) for path in media], str(folder))
+    modality = check_one_modality(items, str(folder))
+    others = [str(path.relative_to(folder)) for path in paths if not suffix_modality(path)]
+    notes = (_others_note(others, modality),) if others else ()
+    return Dataset(tuple(items), ("",) * len(items), tuple(range(1, len(items) + 1)), str(folder), notes)
+
+
+def _others_note(others: Sequence[str], modality: Modality) -> Finding:
+    return Finding(
+        code="other-files",
+        severity="info",
+        message=f"{len(others):,} files are no {PLURALS[modality]} and were left out",
+        count=len(others),
+        examples=tuple(others[:3]),
+        remedy="Nothing to do, unless they were meant to be some.",
+    )
 
 
 def with_media(rows: Dataset, folder: Path) -> Dataset:

@@ -6,10 +6,10 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from graftwork.data.clean import contradictory_texts, has_content
+from graftwork.data.clean import contradictory_texts, has_content, unreadable
 from graftwork.data.dataset import Dataset
 from graftwork.data.findings import Finding, Severity
-from graftwork.data.media import Media, shown
+from graftwork.data.media import shown
 
 SHOWN = 5
 """Row numbers and examples that a finding carries."""
@@ -137,12 +137,7 @@ def _damaged(dataset: Dataset) -> list[Finding]:
 
 
 def _unreadable(dataset: Dataset) -> list[Finding]:
-    from graftwork.data.kinds import kind_of
-
-    kind = kind_of(dataset.modality)
-    wrong = {
-        i: why for i, item in enumerate(dataset.texts) if isinstance(item, Media) and (why := kind.what_is_wrong(item))
-    }
+    wrong = unreadable(dataset)
     if not wrong:
         return []
     told = [f"{shown(dataset.texts[i])} {why}" for i, why in wrong.items()]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from graftwork.backbones.backbone import Backbone
     from graftwork.training.config import TrainingConfig
     from graftwork.training.progress import Progress
     from graftwork.training.rows import PreparedRows
@@ -54,10 +55,7 @@ def choose(task: Task, *, progress: Progress, run: Run) -> Candidate:
             return probe_candidate(task, decision=decision)
     if config.strategy == FeatureExtraction.name:
         return mlp_candidate(task)
-    strategy = dearest(config)
-    if config.strategy == "auto" and not has_linear_layers(task.backbone):
-        strategy = Partial.name  # a convolutional network has no place for low-rank updates
-    tuned = tuned_candidate(strategy, task, progress=progress, run=run)
+    tuned = tuned_candidate(tuned_strategy(config, task.backbone), task, progress=progress, run=run)
     if config.strategy != "auto":
         return tuned
     plain = probe_candidate(task, decision="")
@@ -68,6 +66,13 @@ def choose(task: Task, *, progress: Progress, run: Run) -> Candidate:
 def dearest(config: TrainingConfig) -> str:
     """The strategy that a run may come to train: with `auto`, what it compares with the probe."""
     return _TUNED_BY_AUTO if config.strategy == "auto" else config.strategy
+
+
+def tuned_strategy(config: TrainingConfig, backbone: Backbone) -> str:
+    """The same on this backbone: a convolutional network has no place for low-rank updates."""
+    if config.strategy == "auto" and not has_linear_layers(backbone):
+        return Partial.name
+    return dearest(config)
 
 
 def _without_validation(task: Task) -> Candidate:

@@ -43,7 +43,8 @@ def _check_continued(previous: Artifact) -> None:
     manifest = previous.manifest
     if manifest.tasks:
         raise SettingsInvalid(
-            "an adapter that answers several tasks cannot be continued",
+            "an adapter that answers several tasks cannot be continued: the gate between two versions "
+            "judges one set of labels",
             remedy="Train it anew on all rows of all tasks: graft train --task NAME=FILE --task NAME=FILE.",
         )
     if manifest.strategy not in CONTINUED or manifest.hidden:

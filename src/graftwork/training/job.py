@@ -104,7 +104,9 @@ def train(
         SettingsInvalid: if the settings do not fit the base model or a chain, or the run to resume is another one.
         TrainingInterrupted: if the run was asked to stop.
     """
-    config = with_adaptation(config or TrainingConfig(), given=adapt_to is not None, on_top=bool(ancestors))
+    config = with_adaptation(
+        config or TrainingConfig(), given=adapt_to is not None, on_top=bool(ancestors), reads=backbone.modality
+    )
     run = run or Run()
     prepare_process(backbone, config, resume=run.resume)
     refuse_without_start(config.forgetting)

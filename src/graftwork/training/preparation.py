@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from graftwork.data.check import check_dataset
 from graftwork.data.findings import Finding
-from graftwork.data.media import check_modality
+from graftwork.data.media import PLURALS, check_modality
 from graftwork.errors import SettingsInvalid
 from graftwork.training.allocator import return_freed_memory
 from graftwork.training.lineage import PRIOR_PENALTIES
@@ -129,7 +129,7 @@ def read_features(
         progress: told of the stage.
         advance: told of rows that are read; by default `progress` is.
     """
-    progress.stage(f"reading {backbone.modality}s through the backbone", len(prepared.rows))
+    progress.stage(f"reading {PLURALS[backbone.modality]} through the backbone", len(prepared.rows))
     return backbone.embed(prepared.rows.texts, max_length=max_length, progress=advance or progress.advance)
 
 

@@ -18,9 +18,11 @@ _CONVERSATIONS = "conversations"
 _APART = {
     ("--config", "--like"): "both say where the settings begin; single settings are given with --set",
     ("--task", "--parent"): "several tasks are trained on the base itself",
-    ("--task", "--continue"): "an adapter of several tasks is trained anew on all rows",
+    (
+        "--task",
+        "--continue",
+    ): "the gate between two versions judges one set of labels; several tasks are trained anew on all rows",
     ("--task", "--max-bytes"): "the rank of several tasks is said with --set lora.rank",
-    ("--task", "--dry-run"): "plans are made for one task",
     ("--task", "--find-rate"): "the rate is looked for with one task",
     ("--task", "--label"): "each task names a column of its own",
     (_OWN_FILES, "--test"): "of each task's file a share is held out",

@@ -32,7 +32,7 @@ def tell_plan(opened: Services, ground: Ground, given: Given, *, as_json: bool) 
     if not launched().first:
         return
     config = ground.config
-    planned = plan_runs(opened, ground.base, given.rows, given.test, config, [config.strategy])
+    planned = plan_runs(opened, ground.base, given, config, [config.strategy])
     if not as_json:
         print_findings(planned.report.findings)
     plan.tell_plan(planned.plans[config.strategy], config, flops_per_second=None, as_json=as_json)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from graftwork.adaptation.feature_extraction import FeatureExtraction
 from graftwork.adaptation.inference import probabilities
 from graftwork.adaptation.lora import Lora
-from graftwork.data.unlabelled import usable_rows
+from graftwork.data.media import PLURALS
+from graftwork.data.unlabelled import as_line, usable_rows
 from graftwork.errors import DataRejected, Problem, SettingsInvalid
 from graftwork.registry.manifest import AdaptationRecord
-from graftwork.training.candidates import choose
+from graftwork.training.candidates import choose, tuned_strategy
 from graftwork.training.domains.choice import Choice, chosen_by_scores
 from graftwork.training.domains.game import DomainGame
 from graftwork.training.domains.pretraining import check_maskable, pretrained
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from graftwork.data.dataset import Dataset
     from graftwork.data.findings import Finding
+    from graftwork.data.media import Modality
     from graftwork.training.candidate import Candidate
     from graftwork.training.config import TrainingConfig
     from graftwork.training.domains.settings import Method
@@ -92,7 +94,7 @@ class Domain:
         given = None if prepared.test_held_out else prepared.test
         usable, findings = usable_rows(adapt_to, rows, given)
         for one in findings:
-            progress.note(f"{one.severity}: {one.message}. {one.remedy}")
+            progress.note(as_line(one))
         if prepared.test_held_out and len(prepared.test):
             progress.note("what is judged on are rows of the labelled domain; --test judges on the target")
         return cls(usable, adapt_to.digest, findings)
@@ -109,7 +111,7 @@ class Domain:
             SettingsInvalid: if the method does not fit the base.
             TrainingInterrupted: if the run was asked to stop.
         """
-        progress.stage("reading unlabelled texts", len(self._rows))
+        progress.stage(f"reading unlabelled {PLURALS[self._rows.modality]}", len(self._rows))
         texts = self._rows.texts
         features = task.backbone.embed(texts, max_length=task.max_length, progress=progress.advance).numpy()
         target = Target(self._rows, features)
@@ -134,13 +136,14 @@ class Domain:
         return replace(candidate, decision=". ".join(filter(None, sentences)))
 
 
-def with_adaptation(config: TrainingConfig, *, given: bool, on_top: bool) -> TrainingConfig:
+def with_adaptation(config: TrainingConfig, *, given: bool, on_top: bool, reads: Modality) -> TrainingConfig:
     """The settings with an adaptation exactly when there are rows to adapt to.
 
     Args:
         config: the settings.
         given: whether there are unlabelled rows.
         on_top: whether it is trained on top of another adapter.
+        reads: what the base model reads.
 
     Raises:
         SettingsInvalid: with every contradiction.
@@ -157,6 +160,12 @@ def with_adaptation(config: TrainingConfig, *, given: bool, on_top: bool) -> Tra
         problems.append(Problem("adaptation", f"{method} trains layers, and feature-extraction trains none of them"))
     if method == "continued-pretraining" and strategy not in ("auto", Lora.name):
         problems.append(Problem("adaptation", f"{method} is done by a LoRA, and the strategy is {strategy}"))
+    if method == "continued-pretraining" and reads != "text":
+        problems.append(
+            Problem(
+                "adaptation", f"{method} guesses masked tokens, and {PLURALS[reads]}, which this base reads, have none"
+            )
+        )
     if processes().count > 1:
         problems.append(Problem("--adapt-to", "runs in one process alone, and this run has several"))
     if on_top:
@@ -165,7 +174,8 @@ def with_adaptation(config: TrainingConfig, *, given: bool, on_top: bool) -> Tra
         raise SettingsInvalid(
             "this adaptation cannot be done with these settings",
             problems=problems,
-            remedy="Take --strategy lora, or --adaptation self-training, which goes with every strategy.",
+            remedy="Take --strategy lora, or partial for a network without linear layers, or --adaptation "
+            "self-training, which goes with every strategy and base.",
         )
     return config.model_copy(update={"adaptation": method})
 
@@ -233,10 +243,8 @@ def _methods(task: Task, source_only: Candidate | None) -> list[Method]:
     if source_only.strategy == FeatureExtraction.name:
         return ["none", "self-training"]
     methods: list[Method] = ["none", "gradual-unfreezing", "adversarial", "self-training"]
-    if (
-        source_only.strategy == Lora.name
-        and task.backbone.texts_only("adapting to unlabelled rows").mask_id is not None
-    ):
+    tokenizer = task.backbone.tokenizer
+    if source_only.strategy == Lora.name and tokenizer is not None and tokenizer.mask_id is not None:
         methods.append("continued-pretraining")
     return methods
 
@@ -247,8 +255,7 @@ def _adapted_by(
     if method == "self-training":
         assert source_only is not None
         return self_trained(source_only, task, target, progress=progress, run=run)
-    strategy = task.config.strategy if source_only is None else source_only.strategy
-    strategy = Lora.name if strategy == "auto" else strategy
+    strategy = tuned_strategy(task.config, task.backbone) if source_only is None else source_only.strategy
     told: list[str] = []
     changes: dict[Method, Callable[[Start, float], Start]] = {
         "gradual-unfreezing": lambda start, _: unfrozen_gradually(start),

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from graftwork.adaptation.feature_extraction import FeatureExtractionSettings
 from graftwork.data.check import check_dataset
 from graftwork.data.clean import clean_dataset
+from graftwork.data.media import check_modality
 from graftwork.data.similar import near_duplicate_groups
 from graftwork.data.unlabelled import usable_rows
 from graftwork.training.domains.settings import DomainSettings
-from graftwork.training.domains.statistics import Auc, auc, label_shares, mmd, vocabulary_shift
+from graftwork.training.domains.statistics import Auc, Vocabulary, auc, label_shares, mmd, vocabulary_shift
 from graftwork.training.folds import stratified_folds
 from graftwork.training.probe import fit_head, fit_probe
 
@@ -76,7 +77,7 @@ class ShiftReport(_Frozen):
         target_rows: unlabelled rows that were compared.
         domain_auc: how well the domains can be told apart.
         features: distance of the pooled features.
-        words: how the tokens differ.
+        words: how the tokens differ; None of pictures and recordings, which have none.
         source_labels: share of each class among the labelled rows.
         target_labels: the same of the target, estimated (BBSE); None when the classifier says too little.
         told: the verdict, one sentence each.
@@ -86,7 +87,7 @@ class ShiftReport(_Frozen):
     target_rows: int
     domain_auc: DomainAuc
     features: FeatureDistance
-    words: WordShift
+    words: WordShift | None
     source_labels: dict[str, float]
     target_labels: dict[str, float] | None
     told: tuple[str, ...]
@@ -128,12 +129,12 @@ def compare_rows(
         The report, and what was found about the unlabelled rows.
 
     Raises:
+        ModalityMismatch: if the base reads another kind of rows.
         DataRejected: if nothing sound can be trained on the labelled rows, or there are too few of the others.
     """
+    check_modality(rows.texts, backbone.modality, reads="this base model")
     limit = min(max_length or backbone.max_length, backbone.max_length)
-    check_dataset(
-        rows, tokenizer=backbone.texts_only("adapting to unlabelled rows"), max_length=limit
-    ).raise_for_errors()
+    check_dataset(rows, tokenizer=backbone.tokenizer, max_length=limit).raise_for_errors()
     usable = clean_dataset(rows)
     others, findings = usable_rows(target, rows)
     place = {name: index for index, name in enumerate(usable.label_names)}
@@ -179,7 +180,7 @@ def shift_report(
     permutations: int,
     seed: int,
 ) -> ShiftReport:
-    """Compare two domains by features, words and classes; labels of the target are not needed.
+    """Compare two domains by features, words where there are any, and classes; labels of the target are not needed.
 
     Args:
         backbone: of the features and tokens.
@@ -200,12 +201,7 @@ def shift_report(
     random = np.random.default_rng(seed)
     some = [_some(features, random) for features in (source_features, target_features)]
     distance = mmd(*some, permutations=permutations, seed=seed)
-    specials = backbone.texts_only("adapting to unlabelled rows").special_ids
-    tokens = [
-        [[token for token in row if token not in specials] for row in backbone.encode(texts, max_length)]
-        for texts in (source_texts, target_texts)
-    ]
-    words = vocabulary_shift(tokens[0], tokens[1], backbone.texts_only("adapting to unlabelled rows").unknown_id)
+    words = _words(backbone, source_texts, target_texts, max_length)
     known = np.bincount(labels, minlength=len(label_names)) / len(labels)
     guessed = label_shares(
         probe.held_out_logits.argmax(axis=1),
@@ -217,7 +213,7 @@ def shift_report(
     there = None if guessed is None else dict(zip(label_names, map(_round, guessed), strict=True))
     told = (
         _verdict(apart, distance.p_value),
-        _of_words(words.new_tokens, words.unknown_source, words.unknown_target, words.divergence),
+        *(() if words is None else (_of_words(words),)),
         _of_labels(here, there),
     )
     return ShiftReport(
@@ -225,11 +221,22 @@ def shift_report(
         target_rows=len(target_features),
         domain_auc=DomainAuc(**{name: _round(value) for name, value in asdict(apart).items()}),
         features=FeatureDistance(**{name: _round(value) for name, value in asdict(distance).items()}),
-        words=WordShift(**{name: _round(value) for name, value in asdict(words).items()}),
+        words=None if words is None else WordShift(**{name: _round(value) for name, value in asdict(words).items()}),
         source_labels=here,
         target_labels=there,
         told=told,
     )
+
+
+def _words(backbone: Backbone, source: Sequence[str], target: Sequence[str], max_length: int) -> Vocabulary | None:
+    tokenizer = backbone.tokenizer
+    if tokenizer is None:
+        return None
+    ours, theirs = (
+        [[token for token in row if token not in tokenizer.special_ids] for row in backbone.encode(texts, max_length)]
+        for texts in (source, target)
+    )
+    return vocabulary_shift(ours, theirs, tokenizer.unknown_id)
 
 
 def _some(features: NDArray[np.floating], random: np.random.Generator) -> NDArray[np.floating]:
@@ -258,10 +265,13 @@ def _verdict(apart: Auc, p_value: float) -> str:
     )
 
 
-def _of_words(new: float, unknown_source: float, unknown_target: float, divergence: float) -> str:
-    told = f"{new:.1%} of the target's tokens are in no labelled row (Jensen-Shannon divergence {divergence:.2f} bits)"
-    if unknown_target > unknown_source + 0.005:
-        told += f"; {unknown_target:.1%} are [UNK] where the labelled rows have {unknown_source:.1%}"
+def _of_words(words: Vocabulary) -> str:
+    told = (
+        f"{words.new_tokens:.1%} of the target's tokens are in no labelled row (Jensen-Shannon divergence "
+        f"{words.divergence:.2f} bits)"
+    )
+    if words.unknown_target > words.unknown_source + 0.005:
+        told += f"; {words.unknown_target:.1%} are [UNK] where the labelled rows have {words.unknown_source:.1%}"
     return told
 
 
