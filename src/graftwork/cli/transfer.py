@@ -65,9 +65,11 @@ def measured_transfer(
             remedy="Train the task alone and measure that, or train with --compare-single.",
         )
     artifact = opened.catalog.read(version)
+    from graftwork.training.evidence import KeptEvidence, gather_evidence
     from graftwork.training.measuring import measure_transfer, split_again
 
-    judged = split_again(version.manifest, rows, None if test is None else clean_dataset(test))
+    clean = None if test is None else clean_dataset(test)
+    judged = split_again(version.manifest, rows, clean)
     progress.stage("loading the base model", None)
     backbone = opened.backbone(opened.bases.resolve(version.base))
     found = measure_transfer(
@@ -80,6 +82,12 @@ def measured_transfer(
         progress=progress,
     )
     opened.catalog.note(version, "transfer", noted(found))
+    if clean is not None or judged.test.digest == version.manifest.dataset.test_digest:
+        place = opened.settings.home / "evidence", version.digest, rows.digest
+        kept = KeptEvidence(*place, None if clean is None else clean.digest)
+        progress.stage("keeping what a report needs", None)
+        kept.keep(gather_evidence(backbone, artifact, rows if clean is None else clean, judged, rows))
+        kept.keep_transfer(found)
     return found, judged.seen
 
 
