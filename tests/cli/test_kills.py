@@ -55,7 +55,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, furnished: Path, rows_fil
     add("whole", "whole", "--json")
     for share in SHARES:
         add(f"killed {share}", f"home {share}", "--json", kill_at=share)
-    add("stopped", "stopped", "--json", kill_at=0.6, kill_with=signal.SIGTERM)
+    add("stopped", "stopped", "--json", kill_at=0.5, kill_with=signal.SIGTERM)
     add("killed first", "twice", kill_at=0.45)
     add("killed again", "twice", "--resume", kill_at=0.3)
     for share in SHARES:

@@ -245,9 +245,6 @@ class Backbone:
             raise ValueError(f"split {split} is outside 0..{self.num_layers}")
 
 
-TextBackbone = Backbone  # its name before it read pictures and recordings
-
-
 def length_sorted_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Group rows of like length, longest first, so that each group has at most `batch_tokens` padded tokens.
 
