@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from graftwork.evaluation.results import Frozen
 
 _MOST_TENANTS = 100_000  # looked at for the break-even
+_ONE_BY_ONE = 1_000
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def shared(load: Load, instance: Instance) -> Hosting:
 def break_even(load: Load, instance: Instance, *, pack: bool) -> int | None:
     """The fewest tenants for whom sharing takes fewer instances, each asking as much as now; None if never.
 
+    Beyond 1,000 tenants only doublings are looked at, and what lies before the first that pays.
+
     Args:
         load: what is asked now.
         instance: what is hired.
@@ -115,25 +118,19 @@ def break_even(load: Load, instance: Instance, *, pack: bool) -> int | None:
     """
     other = packed if pack else dedicated
     each = load.rate / load.tenants
-    tenants, step = 1, 1
-    while tenants <= _MOST_TENANTS:
+
+    def pays(tenants: int) -> bool:
         now = replace(load, tenants=tenants, rate=each * tenants)
-        if shared(now, instance).instances < other(now, instance).instances:
-            return tenants if step == 1 else _first(load, instance, tenants // 2, tenants, pack=pack)
-        step *= 2
+        return shared(now, instance).instances < other(now, instance).instances
+
+    # Instances are whole, so what pays for eleven may not pay for sixteen: few tenants are looked at one by one.
+    found = next(filter(pays, range(1, _ONE_BY_ONE + 1)), None)
+    tenants = 2 * _ONE_BY_ONE
+    while found is None and tenants <= _MOST_TENANTS:
+        if pays(tenants):
+            found = next(filter(pays, range(tenants // 2, tenants + 1)))
         tenants *= 2
-    return None
-
-
-def _first(load: Load, instance: Instance, low: int, high: int, *, pack: bool) -> int:
-    """The first number of tenants in (low, high] for whom sharing takes fewer."""
-    other = packed if pack else dedicated
-    each = load.rate / load.tenants
-    for tenants in range(low + 1, high):
-        now = replace(load, tenants=tenants, rate=each * tenants)
-        if shared(now, instance).instances < other(now, instance).instances:
-            return tenants
-    return high
+    return found
 
 
 def _hosting(name: str, load: Load, instance: Instance, *, processes: int, instances: int) -> Hosting:
