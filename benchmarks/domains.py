@@ -113,7 +113,7 @@ def _run(backbone: Backbone, level: str, target: str, seed: int, method: str) ->
     from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
     from graftwork.data.unlabelled import unlabelled
     from graftwork.training.config import TrainingConfig
-    from graftwork.training.domains import adapt
+    from graftwork.training.domains.choice import chosen_by_scores
     from graftwork.training.job import train
 
     films, theirs = (draw_rows(name, "train", seed, ROWS[level]) for name in ("movies", target))
@@ -127,7 +127,7 @@ def _run(backbone: Backbone, level: str, target: str, seed: int, method: str) ->
     }
     if not oracle:
         values["adaptation"] = method
-    with patch.object(adapt, "chosen_by_scores", wraps=adapt.chosen_by_scores) as choice:
+    with patch("graftwork.training.domains.adapt.chosen_by_scores", wraps=chosen_by_scores) as choice:
         trained = train(
             backbone,
             theirs if oracle else films,
