@@ -123,8 +123,8 @@ class Tuner:
         self._sharded = settings.sharding == "fsdp"
         self._whole = [parameter for parameter in self.parameters if not is_sharded(parameter)]
         self.processes.copy_first([parameter.data for parameter in self._whole])
-        # Kernels for many tensors at once take no mixture of spread and whole ones.
-        self._plain = torch.optim.AdamW(groups, foreach=False if self._sharded else None)
+        # One pass over all values of a step instead of nine; it takes no mixture of spread and whole tensors.
+        self._plain = torch.optim.AdamW(groups, foreach=False if self._sharded else None, fused=not self._sharded)
         self._optimizer = accelerator.prepare_optimizer(self._plain, device_placement=False)
         self._micro = settings.micro_batch_size or settings.batch_size
         self._seed = torch.initial_seed()
