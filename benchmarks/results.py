@@ -105,7 +105,8 @@ def _measured(case: Case, rows: int, draws: int, *, shared: bool, train_only: bo
     length = [] if case.max_length is None else ["--set", f"max_length={case.max_length}"]
     made = _FOLDER / f"{case.name}-{rows}-trained.json"
     if not made.exists():
-        line = ["train", train, "--test", test, "--base", case.base, "--name", name, "--strategy", case.strategy]
+        line: list[str | Path] = ["train", train, "--test", test, "--base", case.base, "--name", name]
+        line += ["--strategy", case.strategy]
         trained, training = graft(*line, *length, "--json")
         facts = {key: trained[key] for key in ("manifest", "size_bytes")} | {"took": vars(training)}
         made.write_text(json.dumps(facts), encoding="utf-8")
