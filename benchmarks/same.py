@@ -58,20 +58,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=_SETS, default=list(_SETS))
     parser.add_argument("--comparisons", type=int, default=100, help="of all sets together")
-    parser.add_argument("--train-rows", type=int, default=1_000, help="of each classifier")
+    parser.add_argument("--train-rows", type=int, default=1_000, help="of each classifier at most")
     parser.add_argument("--test-rows", type=int, default=500, help="of each comparison")
     options = parser.parse_args()
     each = options.comparisons // len(options.sets)
     called: dict[tuple[str, str], Counter[str]] = {}
+    told: list[str] = []
     for name in options.sets:
         rows = _rows(name)
+        count = min(options.train_rows, (len(rows.labels) - options.test_rows) // (1 + _REFERENCES))
+        told.append(f"{name} {count:,} of {len(rows.labels):,}")
         for seed in range(each):
-            answers, truth = _drawn(rows, options.train_rows, options.test_rows, seed)
+            answers, truth = _drawn(rows, count, options.test_rows, seed)
             for null, shown in (("swapped", _swapped(answers, seed)), ("same recipe", answers)):
                 for way, different in _called(shown, truth):
                     called.setdefault((null, way), Counter())[name] += different
     print(describe())
-    print(f"python -m benchmarks.same --train-rows {options.train_rows} --test-rows {options.test_rows}\n")
+    print(f"python -m benchmarks.same --train-rows {options.train_rows} --test-rows {options.test_rows}")
+    print(f"Rows that each classifier learned from: {', '.join(told)}.\n")
     print(f"| null | compared by | called different | {' | '.join(options.sets)} |")
     print("| --- " * (3 + len(options.sets)) + "|")
     for (null, way), counts in called.items():
@@ -106,8 +110,6 @@ def _drawn(rows: Rows, train_rows: int, test_rows: int, seed: int) -> tuple[list
     classes, answers = int(rows.labels.max()) + 1, []
     for place in range(1 + _REFERENCES):
         mine = rest[place * train_rows : (place + 1) * train_rows]
-        if len(mine) < train_rows:
-            raise SystemExit(f"{len(rows.labels)} rows are too few for {1 + _REFERENCES} times {train_rows}")
         weight, bias = fit_head(rows.vectors[mine], rows.labels[mine], classes=classes, penalty=_PENALTY)
         answers.append(probabilities(Linear(weight, bias).logits(rows.vectors[test]), 1.0))
     return answers, rows.labels[test]
