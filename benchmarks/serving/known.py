@@ -148,7 +148,7 @@ async def _measure(setting: Setting, services: Services, width: int, rounds: int
     requests = []
     for _ in range(1024 * rounds):
         body = json.dumps(
-            {"model": f"{tenant(random.integers(setting.resident))}/head", "inputs": [texts[random.integers(_TEXTS)]]}
+            {"model": f"{tenant(int(random.integers(setting.resident)))}/head", "inputs": [texts[random.integers(_TEXTS)]]}
         ).encode()
         requests.append(_HEAD % len(body) + body)
     ours = bounded_by(limits, app.state.instant)

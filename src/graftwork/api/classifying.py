@@ -57,7 +57,8 @@ async def classify(serving: Serving, call: Call, wanted: Wanted) -> Answer:
     if wanted.several:
         return await _classify_each(serving, call, wanted)
     version, answer = await _one(serving, call, wanted)
-    return Answer(*bodies([Classes(version, answer, wanted, call.started)]))
+    (body,) = bodies([Classes(version, answer, wanted, call.started)])
+    return Answer(body)
 
 
 class Classes(NamedTuple):
