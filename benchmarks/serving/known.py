@@ -147,9 +147,8 @@ async def _measure(setting: Setting, services: Services, width: int, rounds: int
     random = np.random.default_rng(1)
     requests = []
     for _ in range(1024 * rounds):
-        body = json.dumps(
-            {"model": f"{tenant(int(random.integers(setting.resident)))}/head", "inputs": [texts[random.integers(_TEXTS)]]}
-        ).encode()
+        model = f"{tenant(int(random.integers(setting.resident)))}/head"
+        body = json.dumps({"model": model, "inputs": [texts[random.integers(_TEXTS)]]}).encode()
         requests.append(_HEAD % len(body) + body)
     ours = bounded_by(limits, app.state.instant)
     if profile:
