@@ -37,12 +37,14 @@ def plain_json(headers: Iterable[tuple[bytes, bytes]], most_bytes: int) -> bool:
 def classify_body(raw: bytes, limits: ServerLimits) -> Wanted | None:
     """What a body of `/v1/classify` wants; None leaves it to the models."""
     body = _object(raw)
-    if body is None or not body.keys() <= _CLASSIFY:
+    if body is None:
         return None
-    if len(body) == 2 and type(name := body.get("model")) is str and _is_name(name):
+    if len(body) == 2 and (name := body.get("model")) is not None and (inputs := body.get("inputs")) is not None:
         # As nearly all are: a model, and its texts.
-        texts = _texts(body.get("inputs"), limits)
-        return None if texts is None else Wanted((name,), False, texts)
+        texts = _texts(inputs, limits)
+        return None if texts is None or not _is_name(name) else Wanted((name,), False, texts)
+    if not body.keys() <= _CLASSIFY:
+        return None
     several = "models" in body
     names = body.get("models") if several else [body.get("model")]
     texts = _texts(body.get("inputs"), limits)
