@@ -37,13 +37,11 @@ def plain_json(headers: Iterable[tuple[bytes, bytes]], most_bytes: int) -> bool:
 def classify_body(raw: bytes, limits: ServerLimits) -> Wanted | None:
     """What a body of `/v1/classify` wants; None leaves it to the models."""
     body = _object(raw)
-    if body is None:
-        return None
-    if len(body) == 2 and (name := body.get("model")) is not None and (inputs := body.get("inputs")) is not None:
+    if body is not None and len(body) == 2 and _is_name(name := body.get("model")) and "inputs" in body:
         # As nearly all are: a model, and its texts.
-        texts = _texts(inputs, limits)
-        return None if texts is None or not _is_name(name) else Wanted((name,), False, texts)
-    if not body.keys() <= _CLASSIFY:
+        texts = _texts(body["inputs"], limits)
+        return None if texts is None else Wanted((name,), False, texts)
+    if body is None or not body.keys() <= _CLASSIFY:
         return None
     several = "models" in body
     names = body.get("models") if several else [body.get("model")]
