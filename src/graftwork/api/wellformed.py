@@ -7,7 +7,7 @@ mistake is ever told from here, and nothing is taken that the documented shapes 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic_core import from_json
 
@@ -93,7 +93,7 @@ def _texts(value: object, limits: ServerLimits) -> list[str] | None:
     return texts
 
 
-def _is_name(value: object) -> bool:
+def _is_name(value: object) -> TypeGuard[str]:
     return type(value) is str and 0 < len(value) <= _LONGEST_NAME and "\x00" not in value
 
 
