@@ -104,7 +104,7 @@ def compare_scores(problem: Problem, strength: float) -> dict[str, float]:
 
 def right_by_method(problem: Problem, strength: float) -> dict[str, NDArray[np.int64]]:
     """Of each of skada's methods which test rows of the target it has right; `source-only` is its base estimator."""
-    from skada import CORAL, ClassRegularizerOTMapping, OTMapping, SubspaceAlignment
+    from skada import CORAL, OTMapping, SubspaceAlignment
     from sklearn.linear_model import LogisticRegression
 
     base = LogisticRegression(C=strength, max_iter=1000)
@@ -113,7 +113,6 @@ def right_by_method(problem: Problem, strength: float) -> dict[str, NDArray[np.i
     methods = {
         "CORAL": CORAL(base_estimator=base),
         "optimal transport": OTMapping(base_estimator=base),
-        "optimal transport by class": ClassRegularizerOTMapping(base_estimator=base),
         "subspace alignment": SubspaceAlignment(base_estimator=base, n_components=_COMPONENTS),
     }
     for name, method in methods.items():
