@@ -102,8 +102,8 @@ def run_and_publish(
             "total_seconds": round(time.perf_counter() - started, 3),
             "rows_from": source,
         }
-        if run.first_step is not None:
-            record["seconds_to_first_step"] = round(run.first_step - (options.since or started), 3)
+        if run.seconds_to_first_step is not None:
+            record["seconds_to_first_step"] = run.seconds_to_first_step
         record |= cost_record(opened, ground.base, ground.config, trained.record, trained.artifact.manifest)
         run.keep()
         published = opened.catalog.publish(
@@ -127,7 +127,14 @@ def _open_run(
 
     wish = stack.enter_context(on_sigterm())
     run = stack.enter_context(
-        open_run(opened.settings.home, name, resume=options.resume, interruption=wish, note=progress.note)
+        open_run(
+            opened.settings.home,
+            name,
+            resume=options.resume,
+            interruption=wish,
+            since=options.since,
+            note=progress.note,
+        )
     )
     if measured:
         log = options.log or (run.folder / METRICS if run.folder else None)
