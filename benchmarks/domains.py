@@ -1,13 +1,13 @@
 """Labels of one domain, rows without labels of another: `python -m benchmarks.domains [--targets …] [--seeds 5]`.
 
-Film reviews are labelled; tweets and Amazon reviews are not. For each seed the same 1,000 labelled rows (three moods)
-and the same 1,000 unlabelled rows are drawn, and every method is judged on the same test rows of the target.
-Source-only is `none`; the oracle is trained on the labels of the 1,000 target rows. All methods but the oracle see no
-label of the target. `auto` is made of the same candidates, by the choice that `--adaptation auto` makes, without its
-guard against candidates that are worse on labelled rows; it is not trained anew.
+Film reviews are labelled; tweets and Amazon reviews are not. For each seed the same labelled rows (three moods) and the
+same number of unlabelled rows are drawn, and every method is judged on the same test rows of the target.
+Source-only is `none`; the oracle is trained on the labels of those target rows. All methods but the oracle see no
+label of the target. `auto` is made of the same candidates, by the choice that `--adaptation auto` makes; it is not
+trained anew.
 
-Two levels: `probe` (feature extraction), where a text is read once for all runs, and `lora`. Every run is written to
-`--results` as it ends, and runs that are there are not made again.
+Two levels: `probe` (feature extraction), where a text is read once for all runs, and `lora`, with fewer rows. Every run
+is written to `--results` as it ends, and runs that are there are not made again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import random
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock, patch
 
 import numpy as np
 import torch
@@ -37,7 +38,9 @@ LEVELS = {
     "lora": ("none", "gradual-unfreezing", "adversarial", "self-training", "continued-pretraining", "oracle"),
 }
 STRATEGIES = {"probe": "feature-extraction", "lora": "lora"}
-ROWS, TEST_ROWS, TOKENS = 1000, 1000, 64
+ROWS = {"probe": 1000, "lora": 400}
+TEST_ROWS = {"probe": 1000, "lora": 500}
+TOKENS = {"probe": 64, "lora": 48}
 Run = dict[str, Any]
 Key = tuple[str, str, int, str]
 
@@ -49,16 +52,17 @@ def main() -> None:
     done = _read(options.results)
     print(describe())
     print(f"python -m benchmarks.domains {' '.join(sys.argv[1:])}".rstrip())
+    made = 0
     for level in options.levels:
         backbone = None
         for seed in range(options.seeds):
             for target in options.targets:
                 for method in LEVELS[level]:
                     key = (level, target, seed, method)
-                    if key in done or options.table:
+                    if key in done or made == options.most:
                         continue
-                    backbone = backbone or _backbone(remember=level == "probe")
-                    done[key] = _run(backbone, *key)
+                    backbone = backbone or open_backbone(remember=level == "probe")
+                    done[key], made = _run(backbone, *key), made + 1
                     with options.results.open("a") as lines:
                         lines.write(json.dumps(done[key]) + "\n")
                     print(f"{key}: {np.mean(done[key]['right']):.1%}", file=sys.stderr, flush=True)
@@ -72,12 +76,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=["tweets", "amazon"])
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=["probe", "lora"])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--most", type=int, help="make at most so many runs; 0 only prints what is there")
     parser.add_argument("--results", type=Path, default=CACHE / "bench" / "domains" / "runs.jsonl")
     return parser.parse_args()
 
 
-def _backbone(*, remember: bool) -> Backbone:
+def open_backbone(*, remember: bool) -> Backbone:
+    """MiniLM in float32; `remember` reads each text once."""
     from graftwork.backbones.inspect import inspect_model
     from graftwork.backbones.load import load_backbone
 
@@ -108,20 +113,27 @@ def _run(backbone: Backbone, level: str, target: str, seed: int, method: str) ->
     from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
     from graftwork.data.unlabelled import unlabelled
     from graftwork.training.config import TrainingConfig
+    from graftwork.training.domains.choice import chosen_by_scores
     from graftwork.training.job import train
 
-    films, theirs = _rows("movies", "train", seed), _rows(target, "train", seed)
-    test = _rows(target, "test", 0, TEST_ROWS)
+    films, theirs = (draw_rows(name, "train", seed, ROWS[level]) for name in ("movies", target))
+    test = draw_rows(target, "test", 0, TEST_ROWS[level])
     oracle = method == "oracle"
-    values: dict[str, Any] = {"strategy": STRATEGIES[level], "seed": seed, "max_length": TOKENS, "test_share": 0.0}
+    values: dict[str, Any] = {
+        "strategy": STRATEGIES[level],
+        "seed": seed,
+        "max_length": TOKENS[level],
+        "test_share": 0.0,
+    }
     if not oracle:
         values["adaptation"] = method
-    trained = train(
-        backbone,
-        theirs if oracle else films,
-        adapt_to=None if oracle else unlabelled(theirs.texts),
-        config=TrainingConfig.parse(**values),
-    )
+    with patch("graftwork.training.domains.adapt.chosen_by_scores", wraps=chosen_by_scores) as choice:
+        trained = train(
+            backbone,
+            theirs if oracle else films,
+            adapt_to=None if oracle else unlabelled(theirs.texts),
+            config=TrainingConfig.parse(**values),
+        )
     artifact = trained.artifact
     manifest = artifact.manifest
     answers = {
@@ -137,6 +149,7 @@ def _run(backbone: Backbone, level: str, target: str, seed: int, method: str) ->
         "method": method,
         "right": (answers["test"].argmax(axis=1) == truth).astype(int).tolist(),
         "target_answers": np.round(answers["target"], 5).tolist(),
+        "held_out": None if oracle else _held_out(choice, method),
         "scores": None if record is None else record.considered[0]["scores"],
         "shift": None if record is None else record.shift,
         "decision": manifest.decision,
@@ -146,7 +159,13 @@ def _run(backbone: Backbone, level: str, target: str, seed: int, method: str) ->
     }
 
 
-def _rows(name: str, part: str, seed: int, count: int = ROWS) -> Dataset:
+def _held_out(choice: Mock, method: str) -> Run:
+    """What the choice was given of the labelled validation rows."""
+    _, held_out, labels, weights = choice.call_args.args
+    return {"answers": held_out[method].tolist(), "labels": labels.tolist(), "weights": weights.tolist()}
+
+
+def draw_rows(name: str, part: str, seed: int, count: int) -> Dataset:
     """Different texts that stand there with one label, drawn with the seed."""
     from graftwork.data.clean import clean_dataset
     from graftwork.data.dataset import Dataset
@@ -165,7 +184,8 @@ def _print_table(level: str, target: str, seeds: int, done: dict[Key, Run]) -> N
     if "none" not in methods:
         return
     whole = [seed for seed in range(seeds) if all((level, target, seed, method) in done for method in methods)]
-    print(f"\n{level}, films -> {target}, {len(whole)} seeds, {ROWS} + {ROWS} rows, test rows of the target")
+    print(f"\n{level}, films -> {target}, {len(whole)} seeds, {ROWS[level]} + {ROWS[level]} rows, ", end="")
+    print(f"{TEST_ROWS[level]} test rows of the target")
     print(f"{'':<24}{'accuracy':>10}   less source-only [95 %]")
     right = {method: [np.array(done[level, target, seed, method]["right"]) for seed in whole] for method in methods}
     taken = {seed: _auto(level, target, seed, methods, done) for seed in whole}
@@ -178,14 +198,13 @@ def _print_table(level: str, target: str, seeds: int, done: dict[Key, Run]) -> N
 
 def _auto(level: str, target: str, seed: int, methods: list[str], done: dict[Key, Run]) -> str:
     """What the choice takes among the candidates of a seed."""
-    from graftwork.training.domains.choice import nearest_to_all
+    from graftwork.training.domains.choice import chosen_by_scores
 
-    answers: dict[Any, Any] = {
-        method: np.array(done[level, target, seed, method]["target_answers"])
-        for method in methods
-        if method != "oracle"
-    }
-    return str(nearest_to_all(answers))
+    runs: dict[Any, Run] = {method: done[level, target, seed, method] for method in methods if method != "oracle"}
+    answers = {method: np.array(run["target_answers"]) for method, run in runs.items()}
+    held_out = {method: np.array(run["held_out"]["answers"]) for method, run in runs.items()}
+    labels, weights = (np.array(runs["none"]["held_out"][name]) for name in ("labels", "weights"))
+    return str(chosen_by_scores(answers, held_out, labels, weights).method)
 
 
 def difference(mine: list[Any], theirs: list[Any]) -> str:

@@ -3,6 +3,9 @@
 Topics of news headlines, moods of tweets, and spam, of unequal sizes. Every seed draws other training rows; the test
 rows are always the same. The adapter of all tasks and those of one see the same rows, on the same sides of the split,
 with the same settings. Each run is kept in a file when it is done, and is not made again.
+
+Settings of the adapter of all tasks are tried with `--trying --set KEY=VALUE …`: those of one task keep the defaults,
+all learn from the same rows, and they are judged on other rows of the training files, never on the test rows.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import argparse
 import csv
 import json
 import random
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +40,7 @@ CACHE = Path(__file__).parents[1] / ".cache" / "graftwork"
 SETS = {"topic": "bbc", "mood": "sentiment/tweets", "spam": "spam"}
 TRAIN_ROWS = {"topic": 200, "mood": 300, "spam": 120}
 TEST_ROWS = 600
+TRYING_ROWS = 400
 MAX_LENGTH = 32
 RESAMPLES = 2000
 
@@ -51,6 +56,9 @@ class Run:
         task: that was trained alone; `all` of the adapter of all tasks.
         right: of each of its tasks, for each test row whether the answer was right.
         size_bytes: of the adapter.
+        settings: that were set, beside these.
+        trying: it is judged on rows that are kept for trying settings.
+        decision: what its manifest says of how it was trained.
     """
 
     strategy: str
@@ -59,14 +67,29 @@ class Run:
     task: str
     right: dict[str, list[bool]]
     size_bytes: int
+    settings: list[str] = field(default_factory=list)
+    trying: bool = False
+    decision: str = ""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What is made once."""
+        return self.strategy, self.temperature, self.seed, self.task, tuple(self.settings), self.trying
 
 
 class Bench:
-    """Makes runs on one backbone, and keeps them in a file."""
+    """Makes runs on one backbone, and keeps them in a file.
 
-    def __init__(self, backbone: Backbone, kept: Path) -> None:
+    Args:
+        backbone: the frozen backbone.
+        kept: the file.
+        settings: to be set, `key=value`, of adapters of all tasks.
+        trying: judge on rows that are kept for trying settings.
+    """
+
+    def __init__(self, backbone: Backbone, kept: Path, settings: Sequence[str] = (), *, trying: bool = False) -> None:
         self._backbone = backbone
-        self._kept = kept
+        self._kept, self._settings, self._trying = kept, list(settings), trying
         kept.parent.mkdir(parents=True, exist_ok=True)
         lines = kept.read_text("utf-8").splitlines() if kept.exists() else []
         self._runs = [Run(**json.loads(line)) for line in lines]
@@ -74,11 +97,15 @@ class Bench:
 
     def run(self, strategy: str, temperature: float, seed: int, task: str) -> Run:
         """The run of these settings, made unless it is known."""
+        settings = self._settings if task == "all" else []
+        wanted = (strategy, temperature, seed, task, tuple(settings), self._trying)
         for known in self._runs:
-            if (known.strategy, known.temperature, known.seed, known.task) == (strategy, temperature, seed, task):
+            if known.key == wanted:
                 return known
         artifact = self.adapter(strategy, temperature, seed, task)
-        made = Run(strategy, temperature, seed, task, self._right(artifact, task), artifact.size_bytes)
+        right, decision = self._right(artifact, task, seed), artifact.manifest.decision
+        size = artifact.size_bytes
+        made = Run(strategy, temperature, seed, task, right, size, settings, self._trying, decision)
         with self._kept.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(made)) + "\n")
         self._runs.append(made)
@@ -91,7 +118,7 @@ class Bench:
             seed=seed,
             max_length=MAX_LENGTH,
             test_share=0.0,
-            assignments=[f"tasks.temperature={temperature}"],
+            assignments=[f"tasks.temperature={temperature}", *(self._settings if task == "all" else [])],
         )
         rows = {name: _read(name, "train", TRAIN_ROWS[name], seed=seed) for name in SETS}
         if task == "all":
@@ -124,10 +151,10 @@ class Bench:
         finally:
             engine.close()
 
-    def _right(self, artifact: Artifact, task: str) -> dict[str, list[bool]]:
+    def _right(self, artifact: Artifact, task: str, seed: int) -> dict[str, list[bool]]:
         right = {}
         for name in SETS if task == "all" else [task]:
-            test = self._tests[name]
+            test = _kept_for_trying(name, seed) if self._trying else self._tests[name]
             logits = head_logits(artifact, features_on_top(self._backbone, artifact, test.texts))
             labels: Sequence[str] = artifact.manifest.labels
             for each in columns_of(artifact.manifest):
@@ -188,6 +215,13 @@ def _read(task: str, side: str, count: int, *, seed: int) -> Dataset:
     return Dataset.from_lists([text for text, _ in drawn], [label for _, label in drawn], source=f"{task}-{side}.csv")
 
 
+def _kept_for_trying(task: str, seed: int) -> Dataset:
+    """Rows of the training file that no run of this seed learns from."""
+    seen = set(_read(task, "train", TRAIN_ROWS[task], seed=seed).texts)
+    rows = _read(task, "train", TRAIN_ROWS[task] + TRYING_ROWS, seed=1000 + seed)
+    return rows.select([place for place, text in enumerate(rows.texts) if text not in seen][:TRYING_ROWS])
+
+
 def _backbone() -> Backbone:
     folder = CACHE / "models" / "minilm"
     found = inspect_model(folder)
@@ -202,9 +236,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--strategy", default="lora")
     parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the adapter of all tasks")
+    parser.add_argument("--trying", action="store_true", help="judge on rows of the training files that are kept back")
     parser.add_argument("--no-passes", action="store_true", help="leave out the count of the engine's passes")
     given = parser.parse_args()
-    bench = Bench(_backbone(), CACHE / "bench" / "tasks.jsonl")
+    bench = Bench(_backbone(), CACHE / "bench" / "tasks.jsonl", given.set, trying=given.trying)
     joint, alone = [], {task: list[Run]() for task in SETS}
     for seed in given.seeds:
         joint.append(bench.run(given.strategy, given.temperature, seed, "all"))
@@ -214,7 +250,7 @@ def main() -> None:
         print(f"seed {seed} is done", flush=True)
         print(table(joint, alone), flush=True)
     print(f"\n{describe()}")
-    print(f"python -m benchmarks.tasks --strategy {given.strategy} --temperature {given.temperature:g}\n")
+    print(f"python -m benchmarks.tasks {' '.join(sys.argv[1:])}".rstrip() + "\n")
     print(table(joint, alone))
     sizes = [sum(runs[0].size_bytes for runs in alone.values()), joint[0].size_bytes]
     print(f"\nbytes of the adapters: {sizes[0]:,} of three, {sizes[1]:,} of one")

@@ -225,3 +225,27 @@ def test_the_python_sibling_takes_paths_bytes_and_pictures(house: House, tmp_pat
     assert [problem.where for problem in caught.value.problems] == ["X, row 2", "X, row 3", "X, row 4"]
     with pytest.raises(ModalityMismatch):
         ImageClassifier("bert", home=house.home).fit(paths, rows.labels)
+
+
+def test_a_report_and_transfer_of_pictures(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graftwork.training.references._MOST_EPOCHS", 1)
+    monkeypatch.setattr("graftwork.training.references.RATES", (1e-3,))
+    line = ["evaluate", "acme/vit", "--transfer", str(house.pictures), "--draws", "0", "--json"]
+    measured = house.graft(*line).json["transfer"]
+    assert [one["name"] for one in measured["against"]] == ["scratch", "scratch until it stops", "probe"]
+    cnn = house.graft("evaluate", "acme/cnn", *line[2:]).json["transfer"]
+    assert [one["name"] for one in cnn["against"]] == ["probe"]  # batch normalisation is not trained from scratch
+    report = house.graft("report", "acme/vit", "--format", "json").json
+    found = {one["key"]: one for one in report["sections"]}
+    assert [row[0] for row in found["transfer"]["tables"][0]["rows"][1:]] == [
+        one["name"] for one in measured["against"]
+    ]
+    assert "are not told apart by length" in " ".join(found["slices"]["text"])
+    strange = paint(tmp_path / "strange", 3, seed=2)
+    (strange / "blue").rename(strange / "aside")
+    (strange / "red").rename(strange / "blue")
+    (strange / "aside").rename(strange / "red")
+    page = tmp_path / "report.html"
+    assert house.graft("report", "acme/vit", "--data", str(strange), "--out", str(page)).code == 0
+    assert "blue/0.png" in page.read_text()  # the worst mistakes, by the names of their files
+    assert house.graft("report", "acme/cnn", "--out", str(tmp_path / "cnn.md")).code == 0

@@ -241,6 +241,20 @@ def url(house: House) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("at_home")
+def test_a_report_of_recordings(house: House, tmp_path: Path) -> None:
+    again = sing(tmp_path / "again", 3, seed=2)
+    for name in STRATEGIES:
+        report = house.graft("report", f"acme/{name}", "--data", str(again), "--format", "json").json
+        found = {one["key"]: one for one in report["sections"]}
+        assert found["figures"]["tables"][0]["rows"]
+        assert "are not told apart by length" in " ".join(found["slices"]["text"])
+        assert f"graft evaluate acme/{name}@1 --transfer" in " ".join(found["transfer"]["text"])
+    page = tmp_path / "report.html"
+    assert house.graft("report", "acme/frozen", "--out", str(page)).code == 0
+    assert "<svg" in page.read_text()
+
+
+@pytest.mark.usefixtures("at_home")
 def test_predict_answers_as_the_adapter_alone(house: House) -> None:
     for name in STRATEGIES:
         assert house.services.catalog.resolve(f"acme/{name}").manifest.modality == "audio"

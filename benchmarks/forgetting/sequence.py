@@ -1,4 +1,4 @@
-"""Four sentiment domains one after the other: `python -m benchmarks.forgetting.sequence [--seeds 0 1 2]`.
+"""Four sentiment domains one after the other: `python -m benchmarks.forgetting.sequence [--seeds 0 1 2 3 4]`.
 
 MiniLM-L6 is fully fine-tuned on film reviews, and goes on with tweets, product reviews and editorials, with and without
 EWC, whose Fisher information is handed on from version to version: no old row is seen again. After each step the
@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.forgetting.runs import CACHE, EPOCHS, SETTINGS, TARGET_ROWS, TEST_ROWS, Bench, drawn, right
+from benchmarks.forgetting.runs import CACHE, EPOCHS, SETTINGS, TARGET_ROWS, Bench, drawn, right
+from benchmarks.forgetting.table import difference
 from benchmarks.machine import describe
 from graftwork.errors import NotBetter
 from graftwork.training.config import TrainingConfig
 from graftwork.training.continuing import continue_training
 
 DOMAINS = ("movies", "tweets", "amazon", "editorials")
+TEST_ROWS = 300
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,36 @@ class Sequence:
     Attributes:
         method: without protection, or with which.
         seed: of the rows and of every random choice.
-        accuracies: after each step, on each domain in order.
+        right: after each step, on each domain in order, of each test row whether it was right.
         kept_back: domains whose version the gate did not let pass.
     """
 
     method: str
     seed: int
-    accuracies: list[list[float]]
+    right: list[list[list[bool]]]
     kept_back: list[str]
+
+    @property
+    def learned(self) -> list[bool]:
+        """Rows of all domains but the last, each when its domain was learned."""
+        return [row for step in range(len(DOMAINS) - 1) for row in self.right[step][step]]
+
+    @property
+    def at_the_end(self) -> list[bool]:
+        """The same rows at the end."""
+        return [row for domain in self.right[-1][:-1] for row in domain]
+
+    @property
+    def newest(self) -> list[bool]:
+        """Rows of all domains but the first, each when its domain was learned."""
+        return [row for step in range(1, len(DOMAINS)) for row in self.right[step][step]]
 
 
 def main() -> None:
     """Make the sequences that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--methods", nargs="+", choices=("none", "ewc"), default=["none", "ewc"])
     parser.add_argument("--results", type=Path, default=CACHE / "bench" / "forgetting" / "sequences.jsonl")
     asked = parser.parse_args()
     done = (
@@ -55,14 +72,14 @@ def main() -> None:
     )
     bench = Bench(asked.results, trying=False)
     for seed in asked.seeds:
-        for method in ("none", "ewc"):
+        for method in asked.methods:
             if any((one.method, one.seed) == (method, seed) for one in done):
                 continue
             done.append(run(bench, method, seed))
             with asked.results.open("a") as lines:
                 lines.write(json.dumps(asdict(done[-1])) + "\n")
-            print(f"{seed} {method}: {done[-1].accuracies[-1]}", file=sys.stderr, flush=True)
-    print(describe())
+            print(f"{seed} {method} is done", file=sys.stderr, flush=True)
+    print(f"{describe()}\npython -m benchmarks.forgetting.sequence {' '.join(sys.argv[1:])}".rstrip())
     print_table([one for one in done if one.seed in asked.seeds])
 
 
@@ -77,7 +94,7 @@ def run(bench: Bench, method: str, seed: int) -> Sequence:
         f"seed={seed}",
     ]
     config = TrainingConfig.parse(strategy="full", assignments=settings)
-    accuracies = [[float(np.mean(right(bench.backbone, version, rows))) for rows in tests]]
+    judged = [[right(bench.backbone, version, test) for test in tests]]
     kept_back = []
     for domain in DOMAINS[1:]:
         rows = drawn(domain, "train", TARGET_ROWS, seed)
@@ -85,28 +102,33 @@ def run(bench: Bench, method: str, seed: int) -> Sequence:
             version = continue_training(bench.backbone, version, rows, config=config).artifact
         except NotBetter:
             kept_back.append(domain)
-        accuracies.append([float(np.mean(right(bench.backbone, version, rows))) for rows in tests])
-    return Sequence(method, seed, accuracies, kept_back)
+        judged.append([right(bench.backbone, version, test) for test in tests])
+    return Sequence(method, seed, judged, kept_back)
 
 
 def print_table(sequences: list[Sequence]) -> None:
-    """Mean accuracy on each domain after each step, and what was forgotten of those before the last.
+    """Mean accuracy on each domain after each step, and what was forgotten and learned.
 
-    Forgotten is, of each domain but the last, the accuracy right after it was learned less that at the end.
+    Forgotten is, of each domain but the last, the accuracy at the end less that right after it was learned; learned is,
+    of each domain but the first, the accuracy right after it was learned less that of going on without protection.
+    Intervals are 95 % bootstrap intervals over seeds and rows, both drawn anew.
     """
     print(f"\n| method | after | {' | '.join(DOMAINS)} |\n| --- | --- |{' --- |' * len(DOMAINS)}")
-    for method in dict.fromkeys(one.method for one in sequences):
-        mine = [one for one in sequences if one.method == method]
-        means = np.mean([one.accuracies for one in mine], axis=0)
+    methods = {name: [one for one in sequences if one.method == name] for name in ("none", "ewc")}
+    for method, mine in methods.items():
+        if not mine:
+            continue
+        means = np.mean([[[np.mean(rows) for rows in step] for step in one.right] for one in mine], axis=0)
         for step, domain in enumerate(DOMAINS):
             print(f"| {method} | {domain} | {' | '.join(f'{value:.1%}' for value in means[step])} |")
-        lost = [
-            statistics.mean(one.accuracies[step][step] - one.accuracies[-1][step] for step in range(len(DOMAINS) - 1))
-            for one in mine
-        ]
-        refused = sum(len(one.kept_back) for one in mine)
-        spread = f" (least {min(lost):+.1%}, most {max(lost):+.1%})"
-        print(f"\n{method}: forgotten {statistics.mean(lost):+.1%}{spread} of {len(mine)} seeds; {refused} kept back\n")
+    plain = {one.seed: one for one in methods["none"]}
+    print("\n| method | seeds | forgotten [95 %] | learned, beside none [95 %] | kept back |")
+    print("| --- | --- | --- | --- | --- |")
+    for method, mine in methods.items():
+        forgotten = difference([(one.at_the_end, one.learned) for one in mine])
+        paired = [(one.newest, plain[one.seed].newest) for one in mine if one.seed in plain]
+        beside = "" if method == "none" else difference(paired)
+        print(f"| {method} | {len(mine)} | {forgotten} | {beside} | {sum(len(one.kept_back) for one in mine)} |")
 
 
 if __name__ == "__main__":

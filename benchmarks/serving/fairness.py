@@ -196,7 +196,8 @@ def _beside_a_flood(bench: _Bench, mix: Mix) -> Table:
     table.notes = [
         f"one thread of the engine's process sends, at most {late * 1e3:.0f} ms late; latencies count from the "
         "time that a request was due",
-        "one batch: the median step of ours with nine tenths of the most rows; a step: batch chosen to answers given",
+        "one batch: the median step of ours with nine tenths of the most padded tokens, which are what fills a batch; "
+        "a step: batch chosen to answers given",
         "others: what other processes kept busy in the worst round; above a few hundredths the figures say little",
     ]
     return table
@@ -247,8 +248,8 @@ def _line(runs: list[tuple[Outcome, Timed]], seconds: float) -> tuple[Any, ...]:
         sum(outcome.refused[QUIET] for outcome, _ in runs),
         rates.median,
         f"{rates.low:.0f} to {rates.high:.0f}",
-        float(np.mean([rows for rows, _ in steps])),
-        float(np.median([spent for _, spent in steps])) * 1e3,
+        float(np.mean([step.rows for step in steps])),
+        float(np.median([step.seconds for step in steps])) * 1e3,
         max(outcome.others for outcome, _ in runs),
     )
 
@@ -259,8 +260,8 @@ def _p99(runs: list[tuple[Outcome, Timed]]) -> float:
 
 def _full_step(runs: list[tuple[Outcome, Timed]]) -> float:
     steps = [step for _, timed in runs for step in timed.steps]
-    most = max(rows for rows, _ in steps)
-    return float(np.median([seconds for rows, seconds in steps if rows >= 0.9 * most]))
+    most = max(step.tokens for step in steps)
+    return float(np.median([step.seconds for step in steps if step.tokens >= 0.9 * most]))
 
 
 def main() -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from graftwork.serving.batch import Draft, Task
 from graftwork.serving.request import Pending
 from graftwork.serving.scheduler import Scheduler
 
 
+class Step(NamedTuple):
+    """One step: rows, padded tokens, and seconds from the choice of its batch to its answers."""
+
+    rows: int
+    tokens: int
+    seconds: float
+
+
 class Timed(Scheduler):
-    """The engine's own scheduler, which also keeps the rows and the seconds of every step."""
+    """The engine's own scheduler, which also keeps every step."""
 
     def __init__(self, **bounds: Any) -> None:
         super().__init__(**bounds)
-        self.steps: list[tuple[int, float]] = []
+        self.steps: list[Step] = []
         self._taken = 0.0
 
     def take(self, timeout: float) -> list[Task]:
@@ -31,7 +39,8 @@ class Timed(Scheduler):
     ) -> None:
         """As `Scheduler.computed`."""
         super().computed(tasks, costs, seconds, loading)
-        self.steps.append((len(tasks), time.perf_counter() - self._taken))
+        longest = max(len(task.row.ids) for task in tasks)
+        self.steps.append(Step(len(tasks), len(tasks) * longest, time.perf_counter() - self._taken))
 
 
 class Fifo(Timed):

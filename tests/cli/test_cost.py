@@ -58,9 +58,15 @@ def test_estimates_are_corrected_by_what_runs_took(graft: Graft, home: Path, row
     ratio = record["total_seconds"] / noted["seconds"]
     assert (errors["strategy"], errors["runs"]) == ("lora", 1)
     assert errors["seconds_ratio"] == pytest.approx(ratio, abs=1e-3)
+    work = record["total_seconds"] / noted["seconds_of_epochs_run"]
+    assert errors["work_ratio"] == pytest.approx(work, abs=1e-3)
+    assert noted["least_seconds"] < noted["seconds"] < noted["most_seconds"]
+    assert noted["most_epochs"] == 4
     (corrected, _) = graft(line).json["estimates"]
-    assert (corrected["corrected_by_runs"], corrected["seconds_ratio"]) == (1, pytest.approx(ratio))
-    assert corrected["seconds"] == pytest.approx(ratio * sum(corrected["stages"].values()))
+    assert (corrected["corrected_by_runs"], corrected["seconds_ratio"]) == (1, pytest.approx(work))
+    assert corrected["seconds"] == pytest.approx(work * sum(corrected["stages"].values()))
+    least, most = corrected["range"]
+    assert least < corrected["seconds"] < most
     assert "lora 1" in graft(["cost", "--errors"]).told
 
 

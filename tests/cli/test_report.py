@@ -133,6 +133,20 @@ def test_the_commands_make_the_same_adapter_again(
     assert digests[0] == digests[1]
 
 
+def test_rows_that_it_was_judged_on_are_found_again(graft: Graft, home: Path, fresh: Path, rows_file: Path) -> None:
+    line = ["train", str(rows_file), "--base", "tiny", "--name", "acme/given", "--strategy", "feature-extraction"]
+    made = graft([*line, "--test", str(fresh), "--json"]).json
+    report = graft(["report", "acme/given", "--format", "json"]).json
+    accuracy = section(report, "figures")["figures"][0]
+    assert accuracy["value"] == f"{made['manifest']['metrics']['accuracy']['value']:.1%}"
+    assert section(report, "mistakes")["tables"]
+    assert f"--test {fresh}" in section(report, "reproduce")["commands"][1]
+    told = graft(["evaluate", "acme/given", "--data", str(fresh)]).told
+    assert f"graft report acme/given@1 --data {fresh} --out report.html" in " ".join(told.split())
+    fresh.write_text(fresh.read_text("utf-8") + "one more fox,animal\n", "utf-8")
+    assert "no rows were held out" in said(graft(["report", "acme/given", "--format", "json"]).json, "figures").lower()
+
+
 def test_mistakes_are_told(graft: Graft, home: Path, fresh: Path, tmp_path: Path) -> None:
     def error(*line: str) -> dict[str, Any]:
         done = graft(["report", "acme/topics", *line, "--json"])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graftwork.evaluation.estimates
-from graftwork.evaluation.estimates import EstimatedRun, correction_for, estimate_errors
+from graftwork.evaluation.estimates import EstimatedRun, Stops, correction_for, estimate_errors, stops_of
 from graftwork.evaluation.hosting import Instance, Load, break_even, dedicated, packed, shared
 from graftwork.evaluation.leaderboard import Entry, leaderboards
 from graftwork.evaluation.results import Interval
@@ -22,7 +22,7 @@ INSTANCE = Instance(memory_bytes=8 * GB, monthly=100.0)
 
 
 def run(seconds: float, *, strategy: str = "lora", machine: str = "m", peak: int = 100) -> EstimatedRun:
-    return EstimatedRun(strategy, machine, 10.0, seconds, 100, peak)
+    return EstimatedRun(strategy, machine, 10.0, 5.0, seconds, 100, peak)
 
 
 def test_examples_in_docstrings():
@@ -35,7 +35,7 @@ def test_the_median_of_earlier_runs_corrects_the_next():
     others = [run(1.0, strategy="full"), run(1.0, machine="another")]
     found = correction_for([*runs, *others], strategy="lora", machine="m")
     assert found is not None
-    assert (found.seconds, found.bytes, found.runs) == (1.5, 1.2, 3)
+    assert (found.seconds, found.bytes, found.runs) == (3.0, 1.2, 3)  # of the five seconds that it ran
     assert correction_for(others, strategy="lora", machine="m") is None
 
 
@@ -44,7 +44,18 @@ def test_errors_by_strategy():
     assert (full.strategy, full.runs, full.seconds_ratio, full.seconds_within) == ("full", 1, 1.0, 1.0)
     assert (lora.runs, lora.seconds_ratio, lora.bytes_ratio) == (3, 0.9, 1.0)
     assert lora.seconds_within == lora.bytes_within == pytest.approx(2 / 3, abs=1e-4)
+    assert (lora.work_ratio, lora.work_within) == (1.8, 0.0)
     assert lora.seconds_worst == 0.2  # five times too much is worse than a fifth too little
+
+
+def test_when_runs_stop_is_learned_from_those_that_did():
+    runs = [replace(run(1.0, machine=str(place)), stopped=1.0) for place in range(4)]
+    found = stops_of(
+        [*runs, run(1.0), replace(run(1.0, strategy="full"), stopped=0.25)], strategy="lora", epochs=4, patience=1
+    )
+    assert (found.fewest, found.runs) == (0.25, 4)
+    assert found.expected == pytest.approx((2 * 0.625 + 4) / 6)
+    assert stops_of(runs, strategy="lora", epochs=2, patience=9) == Stops(1.0, 1.0, 4)
 
 
 @pytest.mark.parametrize(

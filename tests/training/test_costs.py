@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from graftwork.backbones.backbone import Backbone
 from graftwork.data.dataset import Dataset
-from graftwork.evaluation.estimates import Correction
+from graftwork.evaluation.estimates import Correction, Stops
 from graftwork.prices import Hardware
 from graftwork.training.config import TrainingConfig
 from graftwork.training.costs import SCRATCH_RATES, Rows, estimate_run, scratch_seconds
@@ -108,6 +108,24 @@ def test_a_run_that_stops_early_by_hand() -> None:
     stopped = PLAN.stopped_after(1)
     assert (stopped.steps, stopped.flops) == (2, PLAN.flops - 7_200 - 800)
     assert PLAN.stopped_after(None) is PLAN
+    nothing = PLAN.stopped_after(1, kept=False)  # the start was better: no scales are trained, none are compared
+    assert nothing.flops == stopped.flops - 7_200 - 4_800
+    assert estimate_run("full", nothing, RATES, ROWS).stages["judge"] == pytest.approx(200 * 10 / 1_000 + 0.7)
+
+
+def test_what_is_expected_lies_between_the_earliest_stop_and_all_epochs() -> None:
+    whole = estimate_run("full", PLAN, RATES, ROWS)
+    found = estimate_run("full", PLAN, RATES, ROWS, stops=Stops(fewest=0.5, expected=0.75, runs=0))
+    assert whole.range == (whole.seconds, whole.seconds)
+    epoch = 7_200 / 500 + 800 / 1_000
+    assert found.seconds == pytest.approx(whole.seconds - epoch / 2)
+    judged_once = 200 * 10 / 1_000 + 0.7
+    assert found.range == pytest.approx(
+        (whole.seconds - epoch - 7_200 / 500 - 4_800 / 1_000 - judged_once, whole.seconds)
+    )
+    assert found.corrected(Correction(seconds=2.0, bytes=1.0, runs=1)).range == pytest.approx(
+        [2 * s for s in found.range]
+    )
 
 
 def test_from_scratch_by_hand() -> None:

@@ -175,7 +175,9 @@ def test_when_no_epoch_is_better_the_start_comes_back(backbone_of: Backbones) ->
         assert torch.equal(backbone.embed(TEXTS), bare)
 
 
-def test_a_step_is_torchs_own(backbone_of: Backbones) -> None:
+@pytest.mark.parametrize("many", [0, 5_000_000])
+def test_a_step_is_torchs_own(backbone_of: Backbones, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graftwork.training.tuner.MANY_VALUES", many)
     """Beside a loop of a few lines that knows of no trunk, no accumulation and no schedule of ours."""
     backbone = backbone_of("bert")
     settings: dict[str, Any] = {

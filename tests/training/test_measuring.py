@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
 from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.scratch import scratch_backbone
 from graftwork.data.dataset import Dataset
@@ -16,6 +17,7 @@ from graftwork.errors import DataRejected, SettingsInvalid
 from graftwork.training.config import TrainingConfig
 from graftwork.training.job import Trained, train
 from graftwork.training.measuring import measure_transfer, split_again
+from graftwork.training.reference_runs import KnownRows, trained_from_scratch
 from graftwork.training.references import References
 from tests.backbones.conftest import open_backbone
 from tests.training.test_job import sentences
@@ -40,7 +42,8 @@ def trained(bert: Backbone) -> Trained:
 def references(bert: Backbone, trained: Trained, folder: Path | None = None) -> References:
     judged = split_again(trained.artifact.manifest, ROWS, None)
     manifest = trained.artifact.manifest
-    return References(bert, judged.rows, judged.test, manifest.labels, CONFIG, manifest.strategy, folder)
+    known = KnownRows(bert, judged.rows, judged.test, manifest.max_length)
+    return References(known, manifest.labels, CONFIG, manifest.strategy, folder)
 
 
 def test_the_rows_are_split_as_they_were(trained: Trained) -> None:
@@ -83,12 +86,35 @@ def test_a_probe_and_a_transfer_reference_are_the_runs_they_stand_for(bert: Back
     made = references(bert, trained)
     again = made.run("transfer")
     assert again is not None
-    own = made.answers(bert, trained.artifact, made.test.texts)
+    own = made.known.answers(trained.artifact)
     np.testing.assert_allclose(again.probabilities, own, atol=1e-6)
     probe = made.run("probe")
     assert probe is not None
-    alone = train(bert, made.rows, test=made.test, config=TrainingConfig(strategy="feature-extraction"))
-    np.testing.assert_allclose(probe.probabilities, made.answers(bert, alone.artifact, made.test.texts), atol=1e-9)
+    known = made.known
+    alone = train(bert, known.rows, test=known.test, config=TrainingConfig(strategy="feature-extraction"))
+    features = adapted_features(bert, alone.artifact, known.test.texts)
+    theirs = probabilities(head_logits(alone.artifact, features), alone.artifact.manifest.temperature)
+    np.testing.assert_allclose(probe.probabilities, theirs, atol=1e-9)
+
+
+def test_training_from_scratch_is_the_run_it_stands_for(
+    bert: Backbone, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftwork.training.references._MOST_EPOCHS", 6)
+    # A run reads the rows for its first head, which is then drawn to the share of each class; here that is exact.
+    monkeypatch.setattr(
+        "graftwork.training.job.read_features", lambda backbone, rows, *_: torch.zeros(len(rows.rows), backbone.width)
+    )
+    made = references(bert, trained)
+    known, config = made.known, made._config("scratch until it stops", 0, 5e-3)
+    lean = trained_from_scratch(known, np.arange(len(known.rows)), config, learning_rate=5e-3)
+    assert lean is not None
+    torch.manual_seed(config.seed)
+    alone = train(scratch := scratch_backbone(bert), known.rows, test=known.test, config=config).artifact
+    features = adapted_features(scratch, alone, known.test.texts)
+    theirs = probabilities(head_logits(alone, features), alone.manifest.temperature)
+    np.testing.assert_allclose(lean.probabilities, theirs, atol=1e-6)
+    assert lean.probabilities.std(axis=0).max() > 1e-3  # it answers rows differently: something was learned
 
 
 def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
@@ -96,7 +122,8 @@ def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
 ) -> None:
     made = references(bert, trained, tmp_path)
     monkeypatch.setattr("graftwork.training.references.RATES", (1e-4, 1e-3))
-    whole = [made._made("scratch", made.rows, made._config("scratch", 0, rate)) for rate in (1e-4, 1e-3)]
+    places = np.arange(len(made.known.rows))
+    whole = [made._made("scratch", places, made._config("scratch", 0, rate)) for rate in (1e-4, 1e-3)]
     chosen = made.run("scratch")
     assert chosen is not None
     assert chosen.loss == min(one.loss for one in whole if one is not None)
@@ -105,12 +132,12 @@ def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
     first = made.run("scratch", count=60, draw=1)
     assert first is not None
     (kept,) = set(tmp_path.iterdir()) - before
-    monkeypatch.setattr("graftwork.training.references.train", None)
+    monkeypatch.setattr("graftwork.training.references.trained_from_scratch", None)
     second = made.run("scratch", count=60, draw=1)
     assert second is not None
     assert second.seconds == first.seconds
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
-    monkeypatch.setattr("graftwork.training.references.train", train)
+    monkeypatch.setattr("graftwork.training.references.trained_from_scratch", trained_from_scratch)
     kept.write_bytes(b'{"probabilities": [[0.5')
     third = made.run("scratch", count=60, draw=1)
     assert third is not None
@@ -128,7 +155,8 @@ def test_the_report_has_every_reference_and_the_curves_end_at_all_rows(
     monkeypatch.setattr("graftwork.training.references.RATES", (1e-3,))
     judged = split_again(trained.artifact.manifest, ROWS, None)
     before = bert.embed(["the fox"]).clone()
-    found = measure_transfer(bert, trained.artifact, judged, seconds=2.0, draws=1, folder=tmp_path)
+    known = KnownRows(bert, judged.rows, judged.test, trained.artifact.manifest.max_length)
+    found = measure_transfer(trained.artifact, known, seconds=2.0, draws=1, folder=tmp_path)
     assert [one.name for one in found.against] == ["scratch", "scratch until it stops", "probe"]
     assert found.accuracy.value == pytest.approx(trained.evaluation.accuracy.value)  # type: ignore[union-attr]
     assert [curve.name for curve in found.curves] == ["transfer", "scratch", "probe"]
@@ -141,7 +169,7 @@ def test_the_report_has_every_reference_and_the_curves_end_at_all_rows(
     assert found.against[0].times_faster == pytest.approx(found.against[0].seconds / 2.0, abs=0.01)
     assert torch.equal(bert.embed(["the fox"]), before)
     kept = sorted(tmp_path.iterdir())
-    assert measure_transfer(bert, trained.artifact, judged, seconds=2.0, draws=1, folder=tmp_path) == found
+    assert measure_transfer(trained.artifact, known, seconds=2.0, draws=1, folder=tmp_path) == found
     assert sorted(tmp_path.iterdir()) == kept
 
 
@@ -149,4 +177,4 @@ def test_a_child_of_an_adapter_is_compared_with_it_instead(bert: Backbone, train
     judged = split_again(trained.artifact.manifest, ROWS, None)
     child = train(bert, ROWS, config=TrainingConfig(strategy="feature-extraction"), ancestors=[trained.artifact])
     with pytest.raises(SettingsInvalid, match="stands on another one"):
-        measure_transfer(bert, child.artifact, judged, seconds=None)
+        measure_transfer(child.artifact, KnownRows(bert, judged.rows, judged.test, 32), seconds=None)

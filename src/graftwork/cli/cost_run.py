@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
     from graftwork.evaluation.estimates import EstimatedRun
     from graftwork.prices import Hardware, Prices
-    from graftwork.training.config import TrainingConfig
+    from graftwork.training.config import FineTuningSettings, TrainingConfig
     from graftwork.training.costs import Estimate
     from graftwork.training.rates import Rates
     from graftwork.wiring import Services
@@ -86,11 +86,10 @@ def tell_cost(
     rates, fresh = rates_for(opened, planned, config, libraries=libraries, calibrate=calibrate)
     past = past_runs(opened, planned.base.fingerprint)
     epochs, epochs_from = _scratch_epochs(opened, planned, rates)
-    tight = config.fine_tuning.tight_memory
     lines = [
         line
         for name, hardware in machines.items()
-        for line in _lines(name, hardware, strategies, planned, rates, past, machine_name(), epochs, tight=tight)
+        for line in _lines(name, hardware, strategies, planned, rates, past, machine_name(), epochs, config.fine_tuning)
     ]
     assumptions = {
         "scratch_epochs": epochs,
@@ -198,18 +197,18 @@ def _lines(
     past: Sequence[EstimatedRun],
     machine: str,
     epochs: int,
-    *,
-    tight: bool,
+    tuning: FineTuningSettings,
 ) -> list[Line]:
     """The estimates on one machine, training from scratch last."""
-    from graftwork.evaluation.estimates import correction_for
+    from graftwork.evaluation.estimates import correction_for, stops_of
     from graftwork.training.costs import estimate_run, scratch_seconds
 
     where = None if name == HERE else hardware
     lines = []
     for strategy in strategies:
         plan = planned.plans[strategy]
-        estimate = estimate_run(strategy, plan, rates, planned.rows, where, tight=tight)
+        stops = stops_of(past, strategy=strategy, epochs=tuning.epochs, patience=tuning.patience)
+        estimate = estimate_run(strategy, plan, rates, planned.rows, where, stops=stops, tight=tuning.tight_memory)
         if where is None:
             estimate = estimate.corrected(correction_for(past, strategy=strategy, machine=machine))
         fits = None if hardware.memory_gb is None else plan.memory.peak <= hardware.memory_gb * 1e9
@@ -233,13 +232,14 @@ def _print(
     print_findings(planned.report.findings)
     count, judged = planned.rows.count, planned.rows.test
     print_table(
-        f"{planned.base.reference}, {count:,} rows and {judged:,} to judge on: before any training, all epochs",
-        ("on", "strategy", "time", "price", "memory", ""),
+        f"{planned.base.reference}, {count:,} rows and {judged:,} to judge on: before any training",
+        ("on", "strategy", "time", "from, to", "price", "memory", ""),
         [
             (
                 line.hardware,
                 line.strategy,
                 duration(line.seconds),
+                _range(line),
                 priced_text(line.price, prices.currency),
                 "" if line.peak_bytes is None else file_size(line.peak_bytes),
                 _remark(line),
@@ -257,6 +257,14 @@ def _print(
         f"({assumptions['scratch_epochs_from']})."
     )
     say(told_prices(prices, dict(machines)))
+
+
+def _range(line: Line) -> str:
+    """The least and the most that it can take; empty where both are the same."""
+    if line.estimate is None or line.estimate.least == line.estimate.most:
+        return ""
+    least, most = line.estimate.range
+    return f"{duration(least)} to {duration(most)}"
 
 
 def _remark(line: Line) -> str:
@@ -317,6 +325,7 @@ def _described(line: Line, planned: Planned) -> dict[str, Any]:
         plan = planned.plans[line.strategy]
         described |= {
             "stages": line.estimate.stages,
+            "range": line.estimate.range,
             "corrected_by_runs": line.estimate.corrected_by,
             "seconds_ratio": line.estimate.ratio,
             "bytes_ratio": line.estimate.bytes_ratio,

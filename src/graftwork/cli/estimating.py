@@ -42,7 +42,7 @@ def cost_record(
     noted["read"] = read
     if manifest.parent is None and manifest.adaptation is None:
         found = opened.bases.resolve(base)
-        estimate = _estimate(opened, found, config, trained, len(manifest.labels))
+        estimate = _estimate(opened, found, config, trained, manifest)
         if estimate is not None:
             noted["cost"] = estimate
     return noted
@@ -53,15 +53,17 @@ def _estimate(
     base: BaseModel,
     config: TrainingConfig,
     told: Mapping[str, Any],
-    classes: int,
+    manifest: Manifest,
 ) -> dict[str, Any] | None:
-    """The uncorrected estimate, and that of the epochs that were run; None where this machine was not measured."""
+    """What was to be expected without any history, and of the epochs that were run; None on an unmeasured machine."""
     read: Mapping[str, int] = told["read"]
+    classes = len(manifest.labels)
     rates = _rates(opened, base, config, read)
     if rates is None:
         return None
     from graftwork.backbones.device import choose_device, choose_dtype
     from graftwork.backbones.network import read_config
+    from graftwork.evaluation.estimates import stops_of
     from graftwork.training.candidates import dearest
     from graftwork.training.costs import Rows, estimate_run
     from graftwork.training.plan import make_plan
@@ -79,13 +81,18 @@ def _estimate(
     if not rates.covers({trained: plan}):
         return None
     rows = Rows(read["rows"], classes, read["test_rows"], read["test_tokens"], told["seconds"]["check"])
-    tight = config.fine_tuning.tight_memory
-    estimate = estimate_run(config.strategy, plan, rates, rows, tight=tight)
-    as_run = estimate_run(config.strategy, plan.stopped_after(told.get("epochs")), rates, rows, tight=tight)
+    tuning = config.fine_tuning
+    stops = stops_of([], strategy=config.strategy, epochs=tuning.epochs, patience=tuning.patience)
+    estimate = estimate_run(config.strategy, plan, rates, rows, stops=stops, tight=tuning.tight_memory)
+    run = plan.stopped_after(told.get("epochs"), kept=bool(manifest.tensors))
+    as_run = estimate_run(config.strategy, run, rates, rows, tight=tuning.tight_memory)
     return {
         "strategy": config.strategy,
         "machine": machine_name(),
         "seconds": round(estimate.seconds, 3),
+        "least_seconds": round(estimate.least, 3),
+        "most_seconds": round(estimate.most, 3),
+        **({"most_epochs": tuning.epochs} if "epochs" in told else {}),
         "seconds_of_epochs_run": round(as_run.seconds, 3),
         "stages": {stage: round(seconds, 3) for stage, seconds in estimate.stages.items()},
         "peak_bytes": estimate.peak_bytes,

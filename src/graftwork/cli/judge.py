@@ -136,6 +136,7 @@ def _judge_on(file: Path, asked: EvaluateRequest) -> None:
         _print_json(found, asked.by)
     else:
         _print_tables(found, given, asked.by)
+        _tell_report(found, file)
 
 
 def _slice_names(file: Path, rows: Dataset, asked: EvaluateRequest) -> list[str] | None:
@@ -193,6 +194,17 @@ def _print_tables(found: _Judgement, given: Dataset, by: str | None) -> None:
     print_evaluation(found.part.reference, found.evaluation)
     if by:
         print_evaluation_table(slices_table(found.slices, by=by))
+
+
+def _tell_report(found: _Judgement, file: Path) -> None:
+    """How the same rows are looked at one by one."""
+    import shlex
+
+    from graftwork.cli.console import say
+
+    if found.part.task is None:
+        line = shlex.join(["graft", "report", found.version.reference, "--data", str(file), "--out", "report.html"])
+        say(f"Its mistakes, its confidence and what transfer was worth, on one page: {line}")
 
 
 def tell_kept_evaluation(reference: str, *, as_json: bool) -> None:

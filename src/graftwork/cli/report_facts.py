@@ -104,7 +104,7 @@ def commands_of(opened: Services, version: AdapterVersion, rows: ReportRows) -> 
         line = line_to_subject(lineage(opened.database, opened.catalog, version.reference))
         train += ["--parent", line[-2].reference]
     if manifest.dataset.test_source == "given":
-        train += ["--test", "TEST_ROWS"]
+        train += ["--test", str(version.record.get("judged_on", "TEST_ROWS"))]
     again = ["graft", "report", version.reference, "--train", source, "--out", "report.html"]
     if rows.given is not None:
         again += ["--data", rows.given.source]

@@ -36,7 +36,7 @@ def rows_of(version: AdapterVersion, file: Path | None, train: Path | None, read
 
     Args:
         version: the adapter.
-        file: rows to judge on, if some were named.
+        file: rows to judge on, if some were named; without them those that were named at its training.
         train: rows it was trained on, if they were named.
         reader: of both.
 
@@ -46,7 +46,7 @@ def rows_of(version: AdapterVersion, file: Path | None, train: Path | None, read
     from graftwork.data.clean import clean_dataset
 
     digest = version.manifest.dataset.digest
-    given = None if file is None else reader.read(file)
+    given = _judged_then(version, reader) if file is None else reader.read(file)
     known: Dataset | None
     if train is not None:
         known = reader.read(train)
@@ -65,6 +65,20 @@ def rows_of(version: AdapterVersion, file: Path | None, train: Path | None, read
     if given is not None and given.digest == digest:
         given = None  # the very file it was trained on: what was held out of it is judged
     return ReportRows(known, None if given is None else clean_dataset(given), given, missing)
+
+
+def _judged_then(version: AdapterVersion, reader: Reader) -> Dataset | None:
+    """The rows that were given to judge it on when it was trained, if they are still there and the same."""
+    from graftwork.data.clean import clean_dataset
+
+    source = version.record.get("judged_on")
+    if not isinstance(source, str) or not Path(source).exists():
+        return None
+    try:
+        found = reader.read(Path(source))
+    except (DataError, DependencyMissing):
+        return None
+    return found if clean_dataset(found).digest == version.manifest.dataset.test_digest else None
 
 
 def _remembered(version: AdapterVersion, reader: Reader) -> tuple[Dataset | None, str]:

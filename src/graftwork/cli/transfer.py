@@ -67,26 +67,26 @@ def measured_transfer(
     artifact = opened.catalog.read(version)
     from graftwork.training.evidence import KeptEvidence, gather_evidence
     from graftwork.training.measuring import measure_transfer, split_again
+    from graftwork.training.reference_runs import KnownRows
 
     clean = None if test is None else clean_dataset(test)
     judged = split_again(version.manifest, rows, clean)
     progress.stage("loading the base model", None)
     backbone = opened.backbone(opened.bases.resolve(version.base))
+    known = KnownRows(backbone, judged.rows, judged.test, artifact.manifest.max_length, progress)
     found = measure_transfer(
-        backbone,
         artifact,
-        judged,
+        known,
         seconds=version.record.get("total_seconds"),
         draws=draws,
         folder=opened.settings.home / "references",
-        progress=progress,
     )
     opened.catalog.note(version, "transfer", noted(found))
     if clean is not None or judged.test.digest == version.manifest.dataset.test_digest:
         place = opened.settings.home / "evidence", version.digest, rows.digest
         kept = KeptEvidence(*place, None if clean is None else clean.digest)
         progress.stage("keeping what a report needs", None)
-        kept.keep(gather_evidence(backbone, artifact, rows if clean is None else clean, judged, rows))
+        kept.keep(gather_evidence(backbone, artifact, rows if clean is None else clean, judged, rows, known=known))
         kept.keep_transfer(found)
     return found, judged.seen
 

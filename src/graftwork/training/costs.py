@@ -6,7 +6,8 @@
                optimizer steps, training of scales              operations / rate of that strategy's steps
     judge      test rows through the base, once or twice        operations / rate of reading, and the intervals
 
-Loading and checking are taken as they were measured. Hardware that is not here has the published peak times a stated
+A run may stop early. So what is expected is told with the least and the most that it can be. Loading and checking are
+taken as they were measured. Hardware that is not here has the published peak times a stated
 utilisation for everything that is matrix products, and this machine's seconds for the rest.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from graftwork.evaluation.estimates import Correction
+    from graftwork.evaluation.estimates import Correction, Stops
     from graftwork.prices import Hardware
     from graftwork.training.plan import Plan
     from graftwork.training.rates import Rates
@@ -59,6 +60,8 @@ class Estimate:
         strategy: what is trained.
         stages: seconds by stage.
         peak_bytes: most memory of the process.
+        least: seconds of a run that stops as early as it can, and keeps what it started from; before any correction.
+        most: seconds of a run of all epochs; before any correction.
         ratio: by which history corrected the seconds; 1 without history.
         bytes_ratio: by which history corrected the bytes.
         corrected_by: runs that the correction comes from.
@@ -67,6 +70,8 @@ class Estimate:
     strategy: str
     stages: dict[str, float]
     peak_bytes: int
+    least: float
+    most: float
     ratio: float = 1.0
     bytes_ratio: float = 1.0
     corrected_by: int = 0
@@ -75,6 +80,11 @@ class Estimate:
     def seconds(self) -> float:
         """Of the whole run."""
         return sum(self.stages.values()) * self.ratio
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Seconds of a run that stops as early as it can, and of one that does not stop early."""
+        return self.least * self.ratio, self.most * self.ratio
 
     @property
     def corrected_bytes(self) -> int:
@@ -94,33 +104,51 @@ class Estimate:
 
 
 def estimate_run(
-    strategy: str, plan: Plan, rates: Rates, rows: Rows, hardware: Hardware | None = None, *, tight: bool = False
+    strategy: str,
+    plan: Plan,
+    rates: Rates,
+    rows: Rows,
+    hardware: Hardware | None = None,
+    *,
+    stops: Stops | None = None,
+    tight: bool = False,
 ) -> Estimate:
-    """What a run is expected to take when it trains for all its epochs.
+    """What a run is expected to take.
 
     Args:
         strategy: as it was asked for; `auto` has the plan of the dearest thing it may come to train.
-        plan: of the run.
+        plan: of the run, in all its epochs.
         rates: of this machine.
         rows: of the run.
         hardware: where it would run; None for this machine.
+        stops: after which share of its epochs it stops; None for a run of all of them.
         tight: with `fine_tuning.tight_memory`.
 
     Raises:
         KeyError: if the strategy's steps were not measured, and it would run here.
     """
-    work, speed = plan.work, _Speed.of(plan, rates, hardware)
+    early, likely = plan, plan
+    if stops is not None:
+        early = plan.stopped_after(stops.fewest * plan.work.epochs, kept=False)
+        likely = plan.stopped_after(stops.expected * plan.work.epochs)
+    speed = _Speed.of(plan, rates, hardware)
+    least, stages, most = (_stages(one, speed, rates, rows) for one in (early, likely, plan))
+    held = 1.0 if tight else _HELD.get(plan.strategy, 1.0)
+    peak = rates.process_bytes + round(held * plan.memory.peak)
+    return Estimate(strategy, stages, peak, sum(least.values()), sum(most.values()))
+
+
+def _stages(plan: Plan, speed: _Speed, rates: Rates, rows: Rows) -> dict[str, float]:
+    """Seconds by stage."""
     batches = math.ceil(rows.count / rates.batch_size)
-    stages = {
+    return {
         "load": rates.load or 0.0,
         "check": rows.check_seconds,
-        "features": speed.read(work.reading, batches),
+        "features": speed.read(plan.work.reading, batches),
         "probe": rates.probe * rows.count * plan.width * rows.classes,
         "strategy": _training(plan, speed, batches),
         "judge": _judging(plan, speed, rates, rows),
     }
-    held = 1.0 if tight else _HELD.get(plan.strategy, 1.0)
-    return Estimate(strategy, stages, rates.process_bytes + round(held * plan.memory.peak))
 
 
 def scratch_seconds(full: Plan, rates: Rates, rows: Rows, hardware: Hardware | None, *, epochs: int) -> float:
@@ -147,14 +175,14 @@ def _training(plan: Plan, speed: _Speed, batches: int) -> float:
     validations = (work.epochs + 1) * work.evaluation
     read = speed.read(work.trunk + validations + work.comparing, batches)
     stepped = work.epochs * work.epoch + work.scaling
-    steps = plan.steps + (epoch_steps if work.signs else 0)
+    steps = plan.steps + (epoch_steps if work.scaling else 0)
     return read + speed.step(stepped, steps) + speed.step(work.searched, 0)
 
 
 def _judging(plan: Plan, speed: _Speed, rates: Rates, rows: Rows) -> float:
     if not rows.test:
         return 0.0
-    passes = 2 if plan.work.step else 1
+    passes = 2 if plan.work.step and plan.work.kept else 1
     read = speed.read(passes * rows.test_tokens * plan.work.whole, math.ceil(rows.test / rates.batch_size))
     return read + passes * (rates.judging_fixed + rates.judging * rows.test)
 

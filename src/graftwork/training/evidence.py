@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from graftwork.registry.artifact import Artifact
     from graftwork.registry.manifest import Manifest
     from graftwork.training.measuring import Judged
+    from graftwork.training.reference_runs import KnownRows
 
 NEAREST = 3
 """Training rows that are found for each test row."""
@@ -169,6 +170,7 @@ def gather_evidence(
     file: Dataset | None,
     *,
     ancestors: Sequence[Artifact] = (),
+    known: KnownRows | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evidence:
     """Ask an adapter, the frozen base and the probe about rows.
@@ -180,6 +182,7 @@ def gather_evidence(
         judged: rows of its training and those to judge on; None when it is not known what it was trained on.
         file: all rows of the file it was trained on, when that is known.
         ancestors: what the adapter stands on, the nearest first.
+        known: the rows of `judged` with what the frozen base says of them, where it was asked before.
         progress: called after each batch with the number of inputs it held.
 
     Raises:
@@ -196,12 +199,16 @@ def gather_evidence(
     places = _places(asked, test)
     if judged is None or file is None:
         return Evidence(places, own, lengths, tokens, unknown)
-    frozen, known = (
-        backbone.embed(part.texts, max_length=manifest.max_length, progress=progress).numpy()
-        for part in (asked, judged.rows)
+    frozen, trained = (
+        (known.test_vectors, known.vectors)
+        if known is not None
+        else (
+            backbone.embed(part.texts, max_length=manifest.max_length, progress=progress).numpy()
+            for part in (asked, judged.rows)
+        )
     )
-    probe, held_out = _probed(frozen, known, judged.rows, manifest)
-    nearest, likeness = nearest_rows(frozen, known, count=NEAREST)
+    probe, held_out = _probed(frozen, trained, judged.rows, manifest)
+    nearest, likeness = nearest_rows(frozen, trained, count=NEAREST)
     return Evidence(
         places,
         own,

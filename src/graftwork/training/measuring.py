@@ -20,12 +20,11 @@ from graftwork.evaluation.transfer import (
     learning_curves,
 )
 from graftwork.training.config import TrainingConfig
-from graftwork.training.progress import Progress, Silent
+from graftwork.training.reference_runs import KnownRows
 from graftwork.training.references import Kind, References
 from graftwork.training.rows import prepare_rows
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
     from graftwork.registry.artifact import Artifact
     from graftwork.registry.manifest import Manifest
@@ -89,25 +88,21 @@ def split_again(manifest: Manifest, rows: Dataset, test: Dataset | None) -> Judg
 
 
 def measure_transfer(
-    backbone: Backbone,
     artifact: Artifact,
-    judged: Judged,
+    known: KnownRows,
     *,
     seconds: float | None,
     draws: int = 2,
     folder: Path | None = None,
-    progress: Progress | None = None,
 ) -> TransferReport:
     """Measure what transfer was worth: beside training from scratch, beside the probe, on all rows and on fewer.
 
     Args:
-        backbone: the frozen backbone that the adapter was made for.
         artifact: the adapter, a child of the base itself.
-        judged: its rows.
+        known: its rows, and the frozen backbone that it was made for.
         seconds: that its training took; None when that is not known.
         draws: of rows at each point of the learning curves; 0 takes no curves.
         folder: where references are kept.
-        progress: told of stages and steps.
 
     Raises:
         SettingsInvalid: if the adapter stands on another one.
@@ -119,29 +114,19 @@ def measure_transfer(
             "transfer is measured for children of a base model, and this adapter stands on another one",
             remedy="Compare it with its parent: graft compare PARENT CHILD --data FILE.",
         )
-    progress = progress or Silent()
-    references = References(
-        backbone,
-        judged.rows,
-        judged.test,
-        manifest.labels,
-        TrainingConfig.model_validate(manifest.settings),
-        manifest.strategy,
-        folder,
-        progress,
-    )
-    truth = _indices(judged.test.labels, manifest.labels)
-    progress.stage("asking the adapter", len(judged.test) + len(judged.rows))
-    own = ReferenceRun(references.answers(backbone, artifact, judged.test.texts), seconds or 0.0)
-    on_training_rows = references.answers(backbone, artifact, judged.rows.texts)
+    config = TrainingConfig.model_validate(manifest.settings)
+    references = References(known, manifest.labels, config, manifest.strategy, folder)
+    truth = _indices(known.test.labels, manifest.labels)
+    own = ReferenceRun(known.answers(artifact), seconds or 0.0)
+    trained = accuracy_of(known.answers(artifact, of_rows=True), _indices(known.rows.labels, manifest.labels))
     runs = {kind: references.run(kind) for kind in _AGAINST if not _same(kind, manifest)}
     found: dict[str, ReferenceRun] = {kind: run for kind, run in runs.items() if run is not None}
     accuracy = accuracy_of(own.probabilities, truth)
     return TransferReport(
         test_rows=len(truth),
-        train_rows=len(judged.rows),
+        train_rows=len(known.rows),
         accuracy=accuracy,
-        gap=generalisation_gap(accuracy_of(on_training_rows, _indices(judged.rows.labels, manifest.labels)), accuracy),
+        gap=generalisation_gap(trained, accuracy),
         against=compare_with_references(own, found, truth, seconds_known=seconds is not None),
         curves=learning_curves(_points(references, own, found, draws), truth) if draws else (),
         level=0.95,
@@ -166,12 +151,12 @@ def _points(
             continue
         at: dict[int, list[Floats]] = {}
         for share in SHARES:
-            count = round(share * len(references.rows))
+            count = round(share * len(references.known.rows))
             made = [references.run(kind, count=count, draw=draw) for draw in range(draws)] if count else []
             answers = [run.probabilities for run in made if run is not None]
             if answers:
                 at[count] = answers
-        at[len(references.rows)] = [whole.probabilities]
+        at[len(references.known.rows)] = [whole.probabilities]
         points[kind] = at
     return points
 

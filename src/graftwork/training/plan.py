@@ -61,22 +61,24 @@ class Work:
     Attributes:
         tokens: of all rows that are not held out for the judgement.
         learned: of those that a delta is trained on; the rest validate.
-        epochs: at most.
+        epochs: that are run; a part of one where that is an expectation.
         whole: operations a token of the base's forward.
         tail: the same of the adapted layers' forward.
         step: the same of the adapted layers, forwards and backwards; 0 when nothing but the head is trained.
         signs: what was trained is stored as signs, whose scales are trained after it.
         searched: what looking for the split may take.
+        kept: what was trained is kept; where the start was better, nothing is compressed and one judgement is made.
     """
 
     tokens: int
     learned: int
-    epochs: int
+    epochs: float
     whole: float
     tail: float
     step: float
     signs: bool
     searched: int
+    kept: bool = True
 
     @property
     def reading(self) -> float:
@@ -101,12 +103,12 @@ class Work:
     @property
     def scaling(self) -> float:
         """Training the scales of signs: a pass over the training rows, forwards and backwards."""
-        return self.epoch if self.signs else 0.0
+        return self.epoch if self.signs and self.kept else 0.0
 
     @property
     def comparing(self) -> float:
         """Answers before and after the scales were trained: training rows once, validation rows thrice."""
-        return self.learned * self.tail + 3 * self.evaluation if self.signs else 0.0
+        return self.learned * self.tail + 3 * self.evaluation if self.signs and self.kept else 0.0
 
     @property
     def total(self) -> int:
@@ -154,12 +156,17 @@ class Plan:
         """Products and sums of matrix products of the whole run at most."""
         return self.work.total
 
-    def stopped_after(self, epochs: int | None) -> Plan:
-        """The same run, stopped after so many epochs; as it is for None, or when no epoch is planned."""
+    def stopped_after(self, epochs: float | None, *, kept: bool = True) -> Plan:
+        """The same run, stopped after so many epochs; as it is for None, or when no epoch is planned.
+
+        Args:
+            epochs: that are run.
+            kept: whether what was trained was better than its start.
+        """
         if epochs is None or not self.steps:
             return self
-        work = replace(self.work, epochs=epochs)
-        return replace(self, work=work, steps=self.steps // self.work.epochs * epochs)
+        work = replace(self.work, epochs=epochs, kept=kept)
+        return replace(self, work=work, steps=round(self.steps / self.work.epochs * epochs))
 
     def seconds(self, flops_per_second: float) -> float:
         """The matrix products alone at this rate: the run takes longer, by what lies between them."""

@@ -11,35 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.adaptation.inference import features_on_top, head_logits, probabilities
-from graftwork.backbones.scratch import scratch_backbone, trains_from_scratch
-from graftwork.data.similar import near_duplicate_groups
+from graftwork.backbones.scratch import trains_from_scratch
 from graftwork.data.split import split_dataset
-from graftwork.errors import DataRejected
-from graftwork.evaluation.metrics import log_losses
 from graftwork.evaluation.transfer import ReferenceRun
 from graftwork.registry.durable import write_file
 from graftwork.training.identity import identity_of
-from graftwork.training.job import train
-from graftwork.training.progress import Progress, Silent
-from graftwork.training.randomness import own_randomness
-from graftwork.training.rows import prepare_rows
+from graftwork.training.reference_runs import KnownRows, trained_from_base, trained_from_scratch
 
 if TYPE_CHECKING:
-    from graftwork.backbones.backbone import Backbone
-    from graftwork.data.dataset import Dataset
-    from graftwork.registry.artifact import Artifact
     from graftwork.training.config import TrainingConfig
 
+Ints = NDArray[np.int64]
 Kind = Literal["transfer", "probe", "scratch", "scratch until it stops"]
 
 _PATIENCE = 4  # evaluations without improvement after which training from scratch is taken to have stopped
@@ -68,25 +58,18 @@ class References:
     """References for one adapter.
 
     Attributes:
-        backbone: the frozen backbone that the adapter was made for.
-        rows: the rows it was trained on, validation rows included, test rows not.
-        test: the rows to judge on.
+        known: the rows it was trained on, validation rows included, and those to judge on.
         labels: in the order of the columns of all answers.
         config: the settings that the adapter was trained with.
         strategy: the adapter's.
         folder: where what was found is kept; None keeps nothing.
-        progress: told of stages and steps.
     """
 
-    backbone: Backbone
-    rows: Dataset
-    test: Dataset
+    known: KnownRows
     labels: tuple[str, ...]
     config: TrainingConfig
     strategy: str
     folder: Path | None = None
-    progress: Progress = field(default_factory=Silent)
-    _validation: dict[tuple[str, int], Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     def run(self, kind: Kind, *, count: int | None = None, draw: int = 0) -> MadeReference | None:
         """Make a reference, or take the one that is kept; None when so few rows, or such a network, cannot be trained.
@@ -104,52 +87,50 @@ class References:
         Raises:
             StorageError: if it cannot be kept.
         """
-        if kind.startswith("scratch") and not trains_from_scratch(self.backbone):
+        if kind.startswith("scratch") and not trains_from_scratch(self.known.backbone):
             return None
-        rows = self.rows if count is None or count >= len(self.rows) else self._drawn(count, draw)
+        whole = count is None or count >= len(self.known.rows)
+        places = np.arange(len(self.known.rows)) if count is None or whole else self._drawn(count, draw)
         if not kind.startswith("scratch"):
-            run = self._made(kind, rows, self._config(kind, draw))
-        elif kind == "scratch" and rows is self.rows:
-            made = [self._made(kind, rows, self._config(kind, draw, rate)) for rate in RATES]
-            run = min((one for one in made if one is not None), key=lambda one: one.loss, default=None)
-        else:
-            whole = self.run("scratch")
-            rate = whole.learning_rate if whole is not None else RATES[0]
-            run = self._made(kind, rows, self._config(kind, draw, rate))
-        return run
+            return self._made(kind, places, self._config(kind, draw))
+        if kind == "scratch" and whole:
+            made = [self._made(kind, places, self._config(kind, draw, rate)) for rate in RATES]
+            return min((one for one in made if one is not None), key=lambda one: one.loss, default=None)
+        best = self.run("scratch")
+        rate = best.learning_rate if best is not None else RATES[0]
+        return self._made(kind, places, self._config(kind, draw, rate))
 
-    def _made(self, kind: Kind, rows: Dataset, config: TrainingConfig) -> MadeReference | None:
+    def _made(self, kind: Kind, places: Ints, config: TrainingConfig) -> MadeReference | None:
         """A reference with its settings, made or kept."""
+        known, rows = self.known, self.known.rows.select(places)
         scratch = kind.startswith("scratch")
-        identity = identity_of(self.backbone, rows, self.test, config) | {"reference": "scratch" if scratch else "base"}
+        identity = identity_of(known.backbone, rows, known.test, config)
+        identity |= {"reference": "scratch" if scratch else "base"}
         kept = self._kept(identity)
         if kept is not None:
             return kept
         rate = config.fine_tuning.learning_rate
-        self.progress.note(f"{kind}, {len(rows)} rows" + (f", learning rate {rate:g}" if scratch else ""))
-        began = time.perf_counter()
-        try:
-            artifact, backbone = self._trained(rows, config, scratch=scratch)
-        except DataRejected:
+        known.progress.note(f"{kind}, {len(rows)} rows" + (f", learning rate {rate:g}" if scratch else ""))
+        if scratch:
+            assert isinstance(rate, float)
+            made = trained_from_scratch(known, places, config, learning_rate=rate)
+        else:
+            made = trained_from_base(known, places, config)
+        if made is None:
             return None
-        seconds = time.perf_counter() - began
-        self.progress.stage("asking it about the test rows", len(self.test))
         run = MadeReference(
-            self.answers(backbone, artifact, self.test.texts),
-            seconds,
-            loss=self._validation_loss(backbone, artifact, rows, config) if scratch else 0.0,
+            self.in_all_labels(made.probabilities, made.labels),
+            made.seconds,
+            loss=made.loss,
             learning_rate=rate if isinstance(rate, float) else None,
         )
         self._keep(identity, run)
         return run
 
-    def answers(self, backbone: Backbone, artifact: Artifact, texts: Sequence[str]) -> NDArray[np.float64]:
-        """An adapter's probabilities `[texts, labels]`, in the order of `labels`; 0 for labels it does not know."""
-        features = features_on_top(backbone, artifact, texts, progress=self.progress.advance)
-        own = probabilities(head_logits(artifact, features), artifact.manifest.temperature)
-        columns = [self.labels.index(label) for label in artifact.manifest.labels]
-        all_labels = np.zeros((len(texts), len(self.labels)))
-        all_labels[:, columns] = own
+    def in_all_labels(self, own: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float64]:
+        """Probabilities `[rows, names]` in the order of `labels`; 0 for labels that are not among the names."""
+        all_labels = np.zeros((len(own), len(self.labels)))
+        all_labels[:, [self.labels.index(name) for name in names]] = own
         return all_labels
 
     def _config(self, kind: Kind, draw: int, rate: float | None = None) -> TrainingConfig:
@@ -157,6 +138,7 @@ class References:
         changes: dict[str, Any] = {"seed": seed, "strategy": self.strategy}
         if kind == "probe":
             changes["strategy"] = "feature-extraction"
+            changes["feature_extraction"] = self.config.feature_extraction.model_copy(update={"head": "logistic"})
         elif kind.startswith("scratch"):
             tuning: dict[str, Any] = {"learning_rate": rate, "layer_decay": 1.0}
             if kind == "scratch until it stops":
@@ -173,32 +155,11 @@ class References:
             }
         return self.config.model_copy(update=changes)
 
-    def _drawn(self, count: int, draw: int) -> Dataset:
-        groups = near_duplicate_groups(self.rows.texts)
-        _, chosen = split_dataset(
-            self.rows, groups=groups, share=count / len(self.rows), seed=(self.config.seed + draw) % 2**32
-        )
-        return self.rows.select(chosen)
-
-    def _trained(self, rows: Dataset, config: TrainingConfig, *, scratch: bool) -> tuple[Artifact, Backbone]:
-        backbone = self.backbone
-        if scratch:
-            with own_randomness(config.seed, backbone.device):
-                backbone = scratch_backbone(backbone)
-        return train(backbone, rows, test=self.test, config=config, progress=self.progress).artifact, backbone
-
-    def _validation_rows(self, rows: Dataset, config: TrainingConfig) -> Dataset:
-        """The same for all rates; looking for near-duplicates takes long, so it is done once."""
-        if (rows.digest, config.seed) not in self._validation:
-            prepared = prepare_rows(rows, self.test, config)
-            self._validation[rows.digest, config.seed] = prepared.rows.select(prepared.validation)
-        return self._validation[rows.digest, config.seed]
-
-    def _validation_loss(self, backbone: Backbone, artifact: Artifact, rows: Dataset, config: TrainingConfig) -> float:
-        validation = self._validation_rows(rows, config)
-        answers = self.answers(backbone, artifact, validation.texts)
-        truth = np.array([self.labels.index(label) for label in validation.labels], dtype=np.int64)
-        return float(log_losses(answers, truth).mean())
+    def _drawn(self, count: int, draw: int) -> Ints:
+        known = self.known
+        seed = (self.config.seed + draw) % 2**32
+        _, chosen = split_dataset(known.rows, groups=known.groups, share=count / len(known.rows), seed=seed)
+        return chosen
 
     def _path(self, identity: dict[str, str]) -> Path | None:
         if self.folder is None:
@@ -220,7 +181,7 @@ class References:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None  # damaged: it is made again
-        usable = found.probabilities.shape == (len(self.test), len(self.labels)) and math.isfinite(found.seconds)
+        usable = found.probabilities.shape == (len(self.known.test), len(self.labels)) and math.isfinite(found.seconds)
         return found if usable else None
 
     def _keep(self, identity: dict[str, str], run: MadeReference) -> None:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from graftwork.training.domains.game import DomainGame
     from graftwork.training.protection import Anchor
 
+MANY_VALUES = 5_000_000
+"""Trained values from which AdamW makes its step in one pass over them: more than the caches of a processor hold."""
+
 
 class Diverged(Exception):
     """Something stopped being finite; the parameters are as they were before the step. The loop handles it."""
@@ -124,7 +127,8 @@ class Tuner:
         self._whole = [parameter for parameter in self.parameters if not is_sharded(parameter)]
         self.processes.copy_first([parameter.data for parameter in self._whole])
         # Kernels for many tensors at once take no mixture of spread and whole ones.
-        self._plain = torch.optim.AdamW(groups, foreach=False if self._sharded else None)
+        many = not self._sharded and sum(parameter.numel() for parameter in self.parameters) >= MANY_VALUES
+        self._plain = torch.optim.AdamW(groups, foreach=False if self._sharded else None, fused=many or None)
         self._optimizer = accelerator.prepare_optimizer(self._plain, device_placement=False)
         self._micro = settings.micro_batch_size or settings.batch_size
         self._seed = torch.initial_seed()

@@ -47,7 +47,14 @@ def train_and_publish(
         backbone = opened.backbone(base, bits=ground.config.base_dtype)
         return _training(backbone, ground, given)
 
-    return run_and_publish(opened, ground, options or RunOptions(), source=given.rows.source, load=load)
+    return run_and_publish(
+        opened,
+        ground,
+        options or RunOptions(),
+        source=given.rows.source,
+        judged_on=None if given.test is None else given.test.source,
+        load=load,
+    )
 
 
 def _training(backbone: Backbone, ground: Ground, given: Given) -> Training:

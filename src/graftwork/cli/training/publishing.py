@@ -70,6 +70,7 @@ def run_and_publish(
     options: RunOptions,
     *,
     source: str,
+    judged_on: str | None = None,
     load: Callable[[DrawnProgress], Callable[[DrawnProgress, Run], Result]],
 ) -> tuple[AdapterVersion, Result]:
     """Train, with progress drawn, and publish the result as the next version of a name.
@@ -81,6 +82,7 @@ def run_and_publish(
         ground: what the run stands on.
         options: how it is kept and told of.
         source: where the rows are from.
+        judged_on: where the rows it is judged on are from; None where they are held out of the others.
         load: loads libraries and the model, and gives what trains it.
     """
     from graftwork.cli.progress import DrawnProgress
@@ -101,6 +103,7 @@ def run_and_publish(
             "seconds": {"load": round(loaded - started, 3), **trained.record["seconds"]},
             "total_seconds": round(time.perf_counter() - started, 3),
             "rows_from": source,
+            **({} if judged_on is None else {"judged_on": judged_on}),
         }
         if run.seconds_to_first_step is not None:
             record["seconds_to_first_step"] = run.seconds_to_first_step
