@@ -48,7 +48,7 @@ def add_in_place(model: nn.Module) -> None:
 
 
 def _adding_in_place(layer: Any) -> Callable[..., Tensor]:
-    plain = layer.forward
+    plain: Callable[..., Tensor] = layer.forward
 
     def forward(inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -57,7 +57,7 @@ def _adding_in_place(layer: Any) -> Callable[..., Tensor]:
             return plain(inputs, *args, **kwargs)
         # In two dimensions: of more, autograd would copy the output to keep track of the part that is written to.
         rows = inputs.reshape(-1, inputs.shape[-1])
-        output = layer.base_layer(rows, *args, **kwargs)
+        output: Tensor = layer.base_layer(rows, *args, **kwargs)
         low = nn.functional.linear(layer.lora_dropout["default"](rows), a)
         output.addmm_(low, b.T, alpha=layer.scaling["default"])
         return output.view(*inputs.shape[:-1], -1)
