@@ -19,6 +19,7 @@ from graftwork.api.app import create_app
 from graftwork.data.media import Media
 from graftwork.data.read import read_dataset
 from graftwork.errors import DataRejected, ModalityMismatch
+from graftwork.serving.request import Ask
 from graftwork.settings import load_settings
 from graftwork.wiring import Services, open_services
 from tests.api.live import live
@@ -142,7 +143,7 @@ def test_a_picture_that_comes_again_is_not_computed_again(house: House) -> None:
         answers.append(asked.result())
     np.testing.assert_array_equal(answers[0].logits, answers[1].logits)
     assert engine.stats().computed_rows == 1
-    assert engine.classify_known("acme", version.base, version.digest, [str.__str__(one)]) is not None
+    assert engine.classify_known([Ask("acme", version.base, version.digest)], [[str.__str__(one)]]) != [None]
     engine.close()
 
 

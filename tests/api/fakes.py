@@ -177,8 +177,11 @@ class FakeEngine:
         self.seen.append((tenant, base, adapter, list(texts)))
         return self._answer(_classified(adapter, texts))
 
-    def classify_known(self, tenant: str, base: str, adapter: str, texts: Sequence[str]) -> Classified | None:
-        return _classified(adapter, texts) if self.known.issuperset(texts) else None
+    def classify_known(self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]) -> list[Classified | None]:
+        return [
+            _classified(ask.adapter, each) if self.known.issuperset(each) else None
+            for ask, each in zip(asks, texts, strict=True)
+        ]
 
     def classify_each(
         self, asks: Sequence[Ask], texts: Sequence[str], *, deadline: float | None = None

@@ -136,6 +136,6 @@ def test_predict_gives_the_sigmoid_of_each_logit(stage: Stage) -> None:
 )
 def test_ranking_sorts_and_breaks_ties_by_the_order_of_labels(scores: np.ndarray, top_k: int | None) -> None:
     labels = tuple(f'label "{i}" é' for i in range(scores.shape[1]))
-    for row, answer in zip(scores.tolist(), ranked(labels, scores.tolist(), top_k), strict=True):
+    for row, answer in zip(scores.tolist(), ranked(labels, scores, top_k), strict=True):
         expected = sorted(range(len(row)), key=lambda i: (-row[i], i))[:top_k]
         assert json.loads(answer) == [{"label": labels[i], "score": row[i]} for i in expected]

@@ -101,22 +101,22 @@ def test_it_is_bounded_and_keeps_what_is_asked_for(database: Database) -> None:
 def test_what_is_known_is_trusted_for_the_stated_time_and_no_longer(url: str, database: Database) -> None:
     now = [100.0]
     memory = Memory(database, trusted=1.0, clock=lambda: now[0])
-    assert memory.known("a")[0] is None
+    assert memory.known(["a"])[0] == [None]
     memory.get("a", lambda: "old")
     with database.write():
         pass
     now[0] += 0.5
-    assert memory.known("a") == ("old", False)
+    assert memory.known(["a"]) == (["old"], False)
     now[0] += 0.4
-    assert memory.known("a") == ("old", True)
+    assert memory.known(["a"]) == (["old"], True)
     now[0] += 0.2
-    assert memory.known("a")[0] is None
+    assert memory.known(["a"])[0] == [None]
     memory.refresh()
-    assert memory.known("a")[0] is None  # somebody wrote
+    assert memory.known(["a"])[0] == [None]  # somebody wrote
     memory.get("a", lambda: "new")
     now[0] += 5
     memory.refresh()
-    assert memory.known("a")[0] == "new"  # nobody did
+    assert memory.known(["a"])[0] == ["new"]  # nobody did
 
 
 def test_a_reading_that_was_overtaken_does_not_bring_back_the_past(database: Database) -> None:
@@ -131,7 +131,7 @@ def test_a_reading_that_was_overtaken_does_not_bring_back_the_past(database: Dat
         return "old"
 
     assert memory.get("a", slow) == "old"
-    assert memory.known("a")[0] == "new"
+    assert memory.known(["a"])[0] == ["new"]
 
 
 def test_one_reading_serves_all_who_ask_at_once(database: Database) -> None:

@@ -68,9 +68,9 @@ def test_all_texts_or_none() -> None:
     domain = cache.domain("embedding", "base")
     cache.put(domain, text(0), vector(0), 7)
     cache.put(domain, text(1), vector(1))
-    assert cache.get_all(domain, [text(0), text(2)]) is None
+    assert cache.get_each([domain, None], [[text(0), text(2)], []]) == [None, None]
     assert meter.snapshot().embedding_misses == meter.snapshot().embedding_hits == 0
-    found = cache.get_all(domain, [text(1), text(0), text(1)])
+    (found,) = cache.get_each([domain], [[text(1), text(0), text(1)]])
     assert found is not None
     assert [(float(value[0]), tokens) for value, tokens in found] == [(1.0, 0), (0.0, 7), (1.0, 0)]
     assert meter.snapshot().embedding_hits == 3

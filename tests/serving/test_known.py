@@ -109,7 +109,8 @@ def test_without_a_future_what_is_known_is_the_same_and_what_is_not_is_none(
     engine = engine_of(heads[0], upper[0])
 
     def known(adapter: Made, texts: Sequence[str]) -> Any:
-        return engine.classify_known("acme", bert.fingerprint, adapter.digest, texts)
+        (answer,) = engine.classify_known(asks(adapter), [texts])
+        return answer
 
     assert known(heads[0], TEXTS) is None
     ask(engine, heads[0])

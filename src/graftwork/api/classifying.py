@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic_core import to_json
 from starlette.requests import Request
@@ -14,13 +15,14 @@ from starlette.types import Receive
 from graftwork.api.answers import Answer, answered, each_answered
 from graftwork.api.deps import Identity, Serving
 from graftwork.api.problems import internal, problem_content, told
-from graftwork.api.ranking import ranked, transformed
+from graftwork.api.ranking import Ranking, best_first, best_first_of_each, ranked, transformed, written
 from graftwork.api.wanted import Wanted
 from graftwork.errors import GraftworkError, Problem
 from graftwork.registry.reference import Reference
 from graftwork.registry.tasks import one_task_of, task_of
 
 if TYPE_CHECKING:
+    from graftwork.registry.tasks import TaskColumns
     from graftwork.registry.versions import AdapterVersion
     from graftwork.serving.request import Classified
 
@@ -55,12 +57,43 @@ async def classify(serving: Serving, call: Call, wanted: Wanted) -> Answer:
     if wanted.several:
         return await _classify_each(serving, call, wanted)
     version, answer = await _one(serving, call, wanted)
-    return Answer(classes_body(version, answer, wanted, call.started))
+    (body,) = bodies([Classes(version, answer, wanted, call.started)])
+    return Answer(body)
 
 
-def classes_body(version: AdapterVersion, answer: Classified, wanted: Wanted, started: float) -> bytes:
-    """The answer of `/v1/classify` for one model; `started` is `time.perf_counter()` when the request came."""
-    return f'{{{_classes(version, answer, wanted, wanted.models[0])},"latency_ms":{_latency_ms(started)}}}'.encode()
+class Classes(NamedTuple):
+    """What an answer of `/v1/classify` for one model is made of.
+
+    Attributes:
+        version: who answers.
+        answer: what the engine said.
+        wanted: what was asked.
+        started: `time.perf_counter()` of the request's arrival.
+    """
+
+    version: AdapterVersion
+    answer: Classified
+    wanted: Wanted
+    started: float
+
+    @property
+    def plain(self) -> bool:
+        """Whether tasks do not come into it."""
+        return not self.answer.tasks and self.wanted.task is None
+
+
+def bodies(given: Sequence[Classes]) -> list[bytes]:
+    """The answers of `/v1/classify` to several requests, each the same as if it were alone."""
+    rankings = iter(best_first_of_each([each.answer for each in given if each.plain]))
+    made = []
+    for each in given:
+        version, answer, wanted, started = each
+        if each.plain:
+            classes = _labels(version, answer, wanted, wanted.models[0], next(rankings))
+        else:
+            classes = _classes(version, answer, wanted, wanted.models[0])
+        made.append(f'{{{classes},"latency_ms":{_latency_ms(started)}}}'.encode())
+    return made
 
 
 async def predict(serving: Serving, call: Call, wanted: Wanted) -> Answer:
@@ -128,15 +161,33 @@ def _all_failed(errors: list[GraftworkError], request_id: str) -> GraftworkError
 
 def _classes(version: AdapterVersion, answer: Classified, wanted: Wanted, asked: str) -> str:
     """The members of an answer that tell who gave it, and the labels of each text, of each task if it has several."""
-    opening = _opening(version.tenant, version.name, version.version, answer.digest, version.base_reference, asked)
     task = task_of(answer.tasks, wanted.task, version.reference)
     if answer.tasks and task is None:
+        opening = _opening_of(version, answer, asked)
         return f'{opening},"results":[{_tasks(answer, wanted.top_k)}],"tokens":{answer.tokens}'
+    ranking = best_first((answer if task is None else answer.part(task)).probabilities)
+    return _labels(version, answer, wanted, asked, ranking, task)
+
+
+def _labels(
+    version: AdapterVersion,
+    answer: Classified,
+    wanted: Wanted,
+    asked: str,
+    ranking: Ranking,
+    task: TaskColumns | None = None,
+) -> str:
+    """The same where there is one list of labels for each text: of the only task, or of the one that is asked for."""
+    opening = _opening_of(version, answer, asked)
+    labels = answer.labels
     if task is not None:
-        answer, opening = answer.part(task), f'{opening},"task":"{task.name}"'
-    rows = ranked(answer.labels, transformed(answer, None), wanted.top_k)
-    results = '},{"labels":'.join(rows)
+        opening, labels = f'{opening},"task":"{task.name}"', task.labels
+    results = '},{"labels":'.join(written(labels, ranking, wanted.top_k))
     return f'{opening},"results":[{{"labels":{results}}}],"tokens":{answer.tokens}'
+
+
+def _opening_of(version: AdapterVersion, answer: Classified, asked: str) -> str:
+    return _opening(version.tenant, version.name, version.version, answer.digest, version.base_reference, asked)
 
 
 def _tasks(answer: Classified, top_k: int | None) -> str:

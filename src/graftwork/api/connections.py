@@ -1,23 +1,30 @@
 """Connections within bounds: how many there are, and how long one may keep the server waiting.
 
 uvicorn times idle connections; `body` times bodies. Here are those that send their headers slowly or never, those that
-do not read their answers, and those that are too many. And here requests are answered at once that can be.
+do not read their answers, and those that are too many.
+
+And here requests are answered at once that can be: the rest of what comes is uvicorn's. A request whose head is known
+and that came in one piece waits until the event loop has read what others sent, and is answered with theirs (`rounds`).
+Whatever else happens to its connection meanwhile, it is answered first. Other plain requests are held until their
+bodies are here, and answered alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from functools import lru_cache
 from typing import Any
 
 from pydantic_core import to_json
-from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from graftwork.api.instant import Instant
+from graftwork.api.instant import Instant, Request
+from graftwork.api.known_heads import KnownHeads
 from graftwork.api.limits import ServerLimits
-from graftwork.api.middleware import new_request_id
+from graftwork.api.middleware import new_request_id, request_id_of
 from graftwork.api.problems import MEDIA_TYPE, RequestTimeout, problem_content
+from graftwork.api.rounds import Rounds
 from graftwork.api.wellformed import plain_json
 from graftwork.errors import GraftworkError, ServiceUnavailable
 
@@ -29,7 +36,10 @@ class BoundedConnection(HttpToolsProtocol):
     """uvicorn's connection with bounds; `look` is to be called about once a second."""
 
     limits: ServerLimits
-    instant: Instant | None = None
+    most_held: int
+    instant: Instant
+    rounds: Rounds
+    heads: KnownHeads
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -38,7 +48,12 @@ class BoundedConnection(HttpToolsProtocol):
         self._unread_since: float | None = None
         self._held: bytes | None = None  # what has come of a body that may be answered at once
         self._held_since = 0.0
-        self._most_held = min(_HELD_BYTES, self.limits.body_bytes)
+        self._waiting: bytes | None = None  # a whole request that is answered with others'
+        self._asked = False  # whether it was asked already if it can be answered at once
+        self._rests = True  # nothing of a request has come that is not all here
+        self._messages = 0  # that began in the bytes that are being read
+        self._plain = False  # the last of them
+        self._answered_since: float | None = None  # at once, and nothing has come since
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or refuse it when there are too many."""
@@ -55,20 +70,57 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a connection that was refused are dropped."""
-        if not self.transport.is_closing():
-            super().data_received(data)
+        self._answer_first()
+        if self.transport.is_closing():
+            return
+        self._answered_since = None
+        if self._rests and self._nothing_before():
+            request = self.heads.request(data)
+            if request is not None:
+                self._unset_keepalive_if_required()
+                self._headers_since = None
+                self._waiting = data
+                self.rounds.add(self, request)
+                return
+        self._read(data)
+
+    def answered(self, answer: bytes | None) -> None:
+        """Take the answer to the request that waited for it; None when the application has to be asked."""
+        data, self._waiting = self._waiting, None
+        if data is None or self.transport.is_closing():
+            return
+        if answer is None:
+            self._asked = True
+            self._read(data)
+        else:
+            self._write(answer)
+
+    def eof_received(self) -> None:
+        """The client sends no more; it may still read."""
+        self._answer_first()
+        super().eof_received()
+
+    def shutdown(self) -> None:
+        """The server stops."""
+        self._answer_first()
+        super().shutdown()
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
         self._headers_since = self.loop.time()
         self._begun = True
+        self._answered_since = None
+        self._rests = False
+        self._messages += 1
 
     def on_headers_complete(self) -> None:
         """All headers of a request are here."""
         self._headers_since = None
         self._begun = False
-        if self._may_be_answered_at_once():
+        asked, self._asked = self._asked, False
+        self._plain = not asked and self._may_be_answered_at_once()
+        if self._plain:
             self._held, self._held_since = b"", time.perf_counter()
         else:
             super().on_headers_complete()
@@ -79,14 +131,15 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_body(body)
             return
         self._held += body
-        if len(self._held) > self._most_held:
+        if len(self._held) > self.most_held:
             self._let_go()
 
     def on_message_complete(self) -> None:
         """All of a request is here."""
+        self._rests = not self.parser.should_upgrade()
         if self._held is not None:
-            scope: Scope = self.scope  # type: ignore[assignment]
-            answer = self.instant.answer(scope, self._held, self._held_since) if self.instant is not None else None
+            request = Request(self.headers, self._held, request_id_of(self.headers), self._held_since)
+            (answer,) = self.instant.answers([request])
             if answer is not None:
                 self._held = None
                 self._write(answer)
@@ -124,20 +177,36 @@ class BoundedConnection(HttpToolsProtocol):
                 )
             else:
                 self.transport.close()
+        elif self._answered_since is not None and now - self._answered_since > self.timeout_keep_alive:
+            self.transport.close()
+
+    def _answer_first(self) -> None:
+        """Answer what waits before anything else happens to the connection."""
+        if self._waiting is not None:
+            self.rounds.answer()
+
+    def _read(self, data: bytes) -> None:
+        """Let uvicorn read, and keep the head of a plain request that came alone, at once and whole."""
+        rested, self._messages = self._rests, 0
+        super().data_received(data)
+        if rested and self._rests and self._messages == 1 and self._plain:
+            self.heads.keep(data, self.headers)
+
+    def _nothing_before(self) -> bool:
+        """Whether a request that comes now is the next to be answered, and its answer can be written."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and not self.pipeline and not self.flow.write_paused
 
     def _may_be_answered_at_once(self) -> bool:
         """Whether it is a plain request, of a connection on which nothing else is to be answered before."""
         return (
-            self.instant is not None
-            and self.instant.takes(self.parser.get_method(), self.url)
-            and (self.cycle is None or self.cycle.response_complete)
-            and not self.pipeline
-            and not self.flow.write_paused
+            self.instant.takes(self.parser.get_method(), self.url)
+            and self._nothing_before()
             and not self.expect_100_continue
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
             and not self.parser.should_upgrade()
-            and plain_json(self.headers, self._most_held)
+            and plain_json(self.headers, self.most_held)
         )
 
     def _let_go(self) -> None:
@@ -148,12 +217,10 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_body(body)
 
     def _write(self, answer: bytes) -> None:
-        """Answer with status 200, and wait for the next request as uvicorn does."""
+        """Answer with status 200, and wait for the next request; `look` takes the place of uvicorn's timer."""
         self.server_state.total_requests += 1
-        head = b"".join([b"%s: %s\r\n" % header for header in self.server_state.default_headers])
-        self.transport.write(b"".join((STATUS_LINE[200], head, answer)))
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.transport.write(_opening(tuple(self.server_state.default_headers)) + answer)
+        self._answered_since = self.loop.time()
 
     def _end(self, error: GraftworkError) -> None:
         """Tell a client that has not sent a request yet why it is let go of."""
@@ -168,6 +235,20 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded_by(limits: ServerLimits, instant: Instant | None = None) -> type[BoundedConnection]:
+@lru_cache(maxsize=1)
+def _opening(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """With what every answer of status 200 begins: headers change with the date, once a second."""
+    return STATUS_LINE[200] + b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def bounded_by(limits: ServerLimits, instant: Instant) -> type[BoundedConnection]:
     """The connections of one server; `instant` answers what is known."""
-    return type("BoundedConnection", (BoundedConnection,), {"limits": limits, "instant": instant})
+    most = min(_HELD_BYTES, limits.body_bytes)
+    shared = {
+        "limits": limits,
+        "most_held": most,
+        "instant": instant,
+        "heads": KnownHeads(Instant.line, most),
+        "rounds": Rounds(instant),
+    }
+    return type("BoundedConnection", (BoundedConnection,), shared)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
-from starlette.types import Scope as ASGIScope
 
 from graftwork.api.completions import Completions
 from graftwork.api.limits import ServerLimits
@@ -49,14 +48,14 @@ class Identity:
 _EVERYBODY = Identity(Scope.everything())
 
 
-def identity_of(_scope: ASGIScope) -> Identity:
+def identity_of(_headers: Iterable[tuple[bytes, bytes]]) -> Identity:
     """The identity of a request: everybody is the local user. The one place where keys will be looked at."""
     return _EVERYBODY
 
 
 async def identify(request: Request) -> Identity:
     """The same for routes."""
-    return identity_of(request.scope)
+    return identity_of(request.scope["headers"])
 
 
 Identified = Annotated[Identity, Depends(identify)]

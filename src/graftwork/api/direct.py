@@ -20,7 +20,7 @@ from graftwork.api.body import body_in_time
 from graftwork.api.classifying import Call, classify, predict
 from graftwork.api.deps import Serving, identity_of
 from graftwork.api.metrics import HttpMetrics
-from graftwork.api.middleware import leave_trace, request_id_of
+from graftwork.api.middleware import leave_traces, request_id_of
 from graftwork.api.problems import CLIENT_CLOSED, problem_response, told
 from graftwork.api.wanted import Wanted
 from graftwork.api.wellformed import classify_body, plain_json, predict_body
@@ -59,7 +59,7 @@ class Direct:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        call = Call(identity_of(scope), receive, request_id_of(scope), started)
+        call = Call(identity_of(scope["headers"]), receive, request_id_of(scope["headers"]), started)
         status = CLIENT_CLOSED
         wanted: Wanted | None = None
         try:
@@ -84,7 +84,7 @@ class Direct:
             if wanted is None:
                 await self._app(scope, _replayed(first, receive), send)
                 return
-        leave_trace(self._metrics, route.path, "POST", call.request_id, status, time.perf_counter() - started)
+        leave_traces(self._metrics, route.path, "POST", status, [(call.request_id, time.perf_counter() - started)])
 
     async def _first(self, receive: Receive) -> Message:
         """The first part of the body.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,10 +49,9 @@ class Lookups:
         self._reader = ThreadPoolExecutor(1, "graftwork-names")
         self._asking: Future[int | None] | None = None
 
-    def known_answering(self, reference: str, scope: Scope) -> AdapterVersion | None:
-        """What `answering` would give, if that is known and trusted; None when the registry has to be asked."""
-        known: AdapterVersion | None = self._known(("answering", reference, scope))
-        return known
+    def known_answering(self, asked: Sequence[tuple[str, Scope]]) -> list[AdapterVersion | None]:
+        """What `answering` would give for each, if that is known and trusted; None: the registry has to be asked."""
+        return self._known([("answering", reference, scope) for reference, scope in asked])
 
     async def answering(self, reference: str, scope: Scope) -> AdapterVersion:
         """The version that answers for a reference now: the one it means, or that of the nearest name above it.
@@ -62,7 +61,7 @@ class Lookups:
             NotFound: no such adapter in scope, nor any above it.
         """
         key = ("answering", reference, scope)
-        known: AdapterVersion | None = self._known(key)
+        known: AdapterVersion | None = self._known([key])[0]
         if known is not None:
             return known
         parsed = Reference.parse(reference)
@@ -76,7 +75,7 @@ class Lookups:
             NotFound: no such adapter in scope.
         """
         key = ("adapter", reference, scope)
-        known: AdapterVersion | None = self._known(key)
+        known: AdapterVersion | None = self._known([key])[0]
         if known is not None:
             return known
         parsed = Reference.parse(reference)
@@ -141,18 +140,18 @@ class Lookups:
         return await self._kept(("base", reference), lambda: self._bases.resolve(reference))
 
     async def _kept(self, key: Hashable, look: Callable[[], Found]) -> Found:
-        known: Found | None = self._known(key)
+        known: Found | None = self._known([key])[0]
         if known is None and self._trusted:
             await asyncio.shield(asyncio.wrap_future(self._ask()))
-            known = self._known(key)
+            known = self._known([key])[0]
         if known is not None:
             return known
         return await to_thread.run_sync(self._memory.get, key, look, limiter=self._threads)
 
-    def _known(self, key: Hashable) -> Any | None:
+    def _known(self, keys: Sequence[Hashable]) -> list[Any | None]:
         """What is known and trusted; while it is asked for, it is asked ahead of time whether it still holds."""
-        known, ageing = self._memory.known(key)
-        if known is not None and ageing:
+        known, ageing = self._memory.known(keys)
+        if ageing and any(found is not None for found in known):
             self._ask()
         return known
 

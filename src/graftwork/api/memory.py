@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -63,16 +63,20 @@ class Memory:
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def known(self, key: Hashable) -> tuple[Any | None, bool]:
-        """The result kept under `key`, if the number was read a moment ago; never blocks.
+    def known(self, keys: Sequence[Hashable]) -> tuple[list[Any | None], bool]:
+        """The result kept under each key, if the number was read a moment ago; never blocks.
 
         And whether half of the time for which that reading is trusted has passed.
         """
+        kept = self._kept
         with self._lock:
             age = self._clock() - self._read
-            found = self._kept.get(key) if age <= self._trusted else None
-            if found is not None:
-                self._kept.move_to_end(key)
+            if age > self._trusted:
+                return [None] * len(keys), True
+            found = [kept.get(key) for key in keys]
+            for key, result in zip(keys, found, strict=True):
+                if result is not None:
+                    kept.move_to_end(key)
             return found, age > self._trusted / 2
 
     def refresh(self) -> int | None:

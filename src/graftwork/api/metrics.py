@@ -7,7 +7,7 @@ those that use most have a label each, the others one together.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -79,10 +79,13 @@ class HttpMetrics(Collector):
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._seconds: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(_SECONDS))
 
-    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count one request."""
-        self._requests[route, method if method in _METHODS else "OTHER", status] += 1
-        self._seconds[route].observe(seconds)
+    def observe(self, route: str, method: str, status: int, seconds: Sequence[float]) -> None:
+        """Count requests by the time that each took."""
+        if seconds:
+            self._requests[route, method if method in _METHODS else "OTHER", status] += len(seconds)
+            observe = self._seconds[route].observe
+            for each in seconds:
+                observe(each)
 
     def collect(self) -> Iterator[Metric]:
         """Both, as they are now."""

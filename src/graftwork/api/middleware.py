@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Iterable, Sequence
 from random import getrandbits
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from graftwork.api.logs import access, write_access_line
+from graftwork.api.logs import access, write_access_lines
 from graftwork.api.metrics import HttpMetrics
 from graftwork.api.problems import CLIENT_CLOSED, problem_response
 from graftwork.errors import GraftworkError
 
 UNKNOWN_ROUTE = "unknown"
+REQUEST_ID = b"x-request-id"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 logger = logging.getLogger("graftwork.api")
@@ -38,7 +40,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = request_id_of(scope)
+        request_id = request_id_of(scope["headers"])
         scope.setdefault("state", {}).update(request_id=request_id, started=started)
         status = CLIENT_CLOSED
         answering = False
@@ -48,7 +50,7 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 answering = True
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id.encode())]
             await send(message)
 
         try:
@@ -59,20 +61,23 @@ class RequestContext:
                 await problem_response(GraftworkError(""), request_id)(scope, receive, stamp)
         finally:
             route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
-            leave_trace(self.metrics, route, scope["method"], request_id, status, time.perf_counter() - started)
+            served = [(request_id, time.perf_counter() - started)]
+            leave_traces(self.metrics, route, scope["method"], status, served)
 
 
-def leave_trace(metrics: HttpMetrics, route: str, method: str, request_id: str, status: int, seconds: float) -> None:
-    """Count a request that was served, and write its access line."""
-    metrics.observe(route, method, status, seconds)
-    if access.isEnabledFor(logging.INFO):
-        write_access_line(request_id, route, method[:16], int(status), seconds)
+def leave_traces(
+    metrics: HttpMetrics, route: str, method: str, status: int, served: Sequence[tuple[str, float]]
+) -> None:
+    """Count requests that were served alike, each an id and its seconds, and write their access lines."""
+    metrics.observe(route, method, status, [seconds for _, seconds in served])
+    if served and access.isEnabledFor(logging.INFO):
+        write_access_lines(route, method[:16], int(status), served)
 
 
-def request_id_of(scope: Scope) -> str:
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The id that was sent with a request if it is sane, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+    for name, value in headers:
+        if name == REQUEST_ID and _SANE_ID.fullmatch(value):
             return str(value, "ascii")
     return new_request_id()
 

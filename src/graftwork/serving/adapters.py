@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -131,12 +131,20 @@ class AdapterCache:
 
     def get(self, key: AdapterKey) -> LoadedAdapter | None:
         """The adapter if it is in memory; never waits for a load."""
+        return self.get_each([key])[0]
+
+    def get_each(self, keys: Sequence[AdapterKey]) -> list[LoadedAdapter | None]:
+        """The same for several."""
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is None:
-                return self._pinned.get(key)
-            self._touch(kept)
-            return kept.adapter
+            now = self._clock()
+            return [self._get(key, now) for key in keys]
+
+    def _get(self, key: AdapterKey, now: float) -> LoadedAdapter | None:
+        kept = self._kept.get(key)
+        if kept is None:
+            return self._pinned.get(key)
+        self._touch(kept, now)
+        return kept.adapter
 
     def load(self, key: AdapterKey, backbone: Backbone, places: Mapping[str, Place]) -> Future[LoadedAdapter]:
         """Load an adapter; callers that come while it loads share the one load.
@@ -214,19 +222,21 @@ class AdapterCache:
                 return self._pinned[adapter.key]
             if adapter.key in self._kept:
                 return self._kept[adapter.key].adapter
-            self._kept[adapter.key] = kept = _Kept(adapter, self._clock())
-            self._touch(kept)
+            now = self._clock()
+            self._kept[adapter.key] = kept = _Kept(adapter, now)
+            self._touch(kept, now)
             self._count(adapter)
             evicted = self._make_room()
         self._meter.add(host_evictions=evicted)
         return adapter
 
-    def _touch(self, kept: _Kept) -> None:
+    def _touch(self, kept: _Kept, now: float) -> None:
         """Whose updates others share leaves after all of them: it would be read again, and be there twice."""
-        for one in (kept, self._kept.get(kept.adapter.body)):
-            if one is not None:
-                one.used = self._clock()
-                self._kept.move_to_end(one.adapter.key)
+        kept.used = now
+        self._kept.move_to_end(kept.adapter.key)
+        if kept.adapter.shares is not None and (shared := self._kept.get(kept.adapter.shares)) is not None:
+            shared.used = now
+            self._kept.move_to_end(shared.adapter.key)
 
     def _make_room(self) -> int:
         evicted = 0

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -117,35 +116,46 @@ class Admission:
         if wish.deadline is not None and time.monotonic() >= wish.deadline:
             return None
         if wish.head and wish.adapter is not None:
-            return self.classes_known(wish.tenant, wish.base, wish.adapter, texts.digests)
+            return self.classes_known([Ask(wish.tenant, wish.base, wish.adapter)], [texts.digests])[0]
         base = self._bases.get(wish.base)
         adapter = None if wish.adapter is None else self._adapters.get(AdapterKey(wish.adapter, wish.base))
         if base is None or (wish.adapter is not None and adapter is None):
             return None
         domain = embedding_domain(base.backbone, adapter, _pooling(base, adapter, wish.normalize))
-        found = self._cache.get_all(domain, texts.digests)
+        (found,) = self._cache.get_each([domain], [texts.digests])
         if found is None:
             return None
         self._scheduler.check(len(texts))
         tokens = sum([tokens for _, tokens in found])
-        self._meter.answered_at_once(wish.tenant, len(texts), tokens)
+        self._meter.answered_at_once([(wish.tenant, len(texts), tokens)])
         return Embedded(np.array([vector for vector, _ in found]), tokens, 0.0, wish.adapter)
 
-    def classes_known(self, tenant: str, base: str, adapter: str, texts: Sequence[bytes]) -> Classified | None:
-        """The same for the classes of texts, by their digests, without a deadline."""
-        loaded = self._adapters.get(AdapterKey(adapter, base))
-        if loaded is None or self._bases.get(base) is None:
-            return None
-        found = self._cache.get_all(loaded.domain, texts)
-        if found is None:
-            return None
-        self._scheduler.check(len(texts))
-        logits = loaded.head.logits_of_each([vector for vector, _ in found])
-        if not all(map(isfinite, logits.ravel().tolist())):
-            return None  # whoever computes it finds out what is wrong
+    def classes_known(self, asks: Sequence[Ask], texts: Sequence[Sequence[bytes]]) -> list[Classified | None]:
+        """The same for the classes of texts, by their digests, of several requests at once and without deadlines."""
+        adapters = self._adapters.get_each([AdapterKey(ask.adapter, ask.base) for ask in asks])
+        domains = [None if adapter is None else adapter.domain for adapter in adapters]
+        vectors = self._cache.get_each(domains, texts)
+        answers = [
+            None if adapter is None or found is None else self._classes(adapter, found)
+            for adapter, found in zip(adapters, vectors, strict=True)
+        ]
+        if not _all_finite(answers):
+            # Whoever computes it finds out what is wrong.
+            answers = [answer if _all_finite([answer]) else None for answer in answers]
+        self._meter.answered_at_once(
+            [
+                (ask.tenant, len(answer.logits), answer.tokens)
+                for ask, answer in zip(asks, answers, strict=True)
+                if answer is not None
+            ]
+        )
+        return answers
+
+    def _classes(self, adapter: LoadedAdapter, found: Sequence[tuple[Any, int]]) -> Classified:
+        self._scheduler.check(len(found))
+        logits = adapter.head.logits_of_each([vector for vector, _ in found])
         tokens = sum([tokens for _, tokens in found])
-        self._meter.answered_at_once(tenant, len(texts), tokens)
-        return Classified(loaded.labels, logits, adapter, tokens, tasks=loaded.tasks)
+        return Classified(adapter.labels, logits, adapter.key.digest, tokens, tasks=adapter.tasks)
 
     def _admitted(self, wish: Wish, texts: Texts) -> Pending:
         pending = Pending(
@@ -227,3 +237,9 @@ def _done(answer: Classified | Embedded) -> Future[Any]:
 def _pooling(base: Base, adapter: LoadedAdapter | None, normalize: bool | None) -> Pooling:
     pooling = base.backbone.pooling if adapter is None else adapter.pooling
     return pooling if normalize is None else pooling.model_copy(update={"normalize": normalize})
+
+
+def _all_finite(answers: Sequence[Classified | None]) -> bool:
+    """Whether the logits of all answers are numbers: asked of many at once, it costs next to nothing."""
+    logits = [answer.logits.ravel() for answer in answers if answer is not None]
+    return not logits or bool(np.isfinite(np.concatenate(logits)).all())

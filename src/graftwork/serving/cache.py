@@ -108,24 +108,31 @@ class ActivationCache:
             shelf.hits += 1
             return entry[0]
 
-    def get_all(self, domain: int, texts: Sequence[bytes]) -> list[tuple[Value, int]] | None:
-        """The values of all of these texts, each with the tokens of its text, or None when one is missing.
+    def get_each(
+        self, domains: Sequence[int | None], texts: Sequence[Sequence[bytes]]
+    ) -> list[list[tuple[Value, int]] | None]:
+        """For each of several requests the values of all of its texts, each with the tokens of its text.
 
-        What is missing has to be computed, and whoever computes asks for each text again: only then is it counted.
+        None stands for a request one of whose texts is missing, or that has no domain. What is missing has to be
+        computed, and whoever computes asks for each text again: only then is it counted.
         """
-        shelf = self._shelves[domain & 1]
-        keys = [(domain, text) for text in texts]
         with self._lock:
-            found = []
-            for key in keys:
-                entry = shelf.entries.get(key)
-                if entry is None:
-                    return None
-                found.append(entry)
-            for key in keys:
-                shelf.entries.move_to_end(key)
-            shelf.hits += len(keys)
-            return found
+            return [
+                None if domain is None else self._get_all(self._shelves[domain & 1], [(domain, text) for text in each])
+                for domain, each in zip(domains, texts, strict=True)
+            ]
+
+    def _get_all(self, shelf: _Shelf, keys: Sequence[tuple[int, bytes]]) -> list[tuple[Value, int]] | None:
+        found = []
+        for key in keys:
+            entry = shelf.entries.get(key)
+            if entry is None:
+                return None
+            found.append(entry)
+        for key in keys:
+            shelf.entries.move_to_end(key)
+        shelf.hits += len(keys)
+        return found
 
     def put(self, domain: int, text: bytes, value: Value, tokens: int = 0) -> None:
         """Keep a value, and let go of what was used least recently when the bound asks for it.
@@ -136,7 +143,7 @@ class ActivationCache:
             value: a finite float32 vector for "embedding", activations `[tokens, width]` without padding for "trunk".
                 It is handed over and not written to any more; a part of something larger is copied, so that the rest
                 can go.
-            tokens: that the text has; `get_all` gives it back.
+            tokens: that the text has; `get_each` gives it back.
         """
         size = value.nbytes + (ARRAY_OVERHEAD if isinstance(value, np.ndarray) else TENSOR_OVERHEAD)
         if size > self._limit:

@@ -168,12 +168,21 @@ class Engine:
         """
         return self._admission.ask(Wish(tenant, base, adapter, head=True, deadline=deadline), texts)
 
-    def classify_known(self, tenant: str, base: str, adapter: str, texts: Sequence[str]) -> Classified | None:
-        """The classes of texts whose vectors are all known, without a future; None when one has to be computed.
+    def classify_known(self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]) -> list[Classified | None]:
+        """The classes of texts whose vectors are all known, for several requests at once and without futures.
 
-        Arguments and errors are those of `classify`, which is to be asked when this gives None.
+        Args:
+            asks: who is asked, one for each request.
+            texts: the texts of each request.
+
+        Returns:
+            For each request its answer, or None when something has to be loaded or computed for it: `classify` is to be
+            asked then.
+
+        Raises:
+            RequestTooLarge, ServiceUnavailable: as `classify`, when one of the requests would be refused.
         """
-        return self._admission.classes_known(tenant, base, adapter, [text_digest(text) for text in texts])
+        return self._admission.classes_known(asks, [list(map(text_digest, each)) for each in texts])
 
     def classify_each(
         self, asks: Sequence[Ask], texts: Sequence[str], *, deadline: float | None = None

@@ -65,7 +65,7 @@ class Classified:
         """Softmax of the logits, float32 `[texts, classes]`; each row sums to one for each task."""
         if self.tasks:
             return np.concatenate([self.part(task).probabilities for task in self.tasks], axis=1)
-        return _softmax(self.logits)
+        return softmax(self.logits)
 
     def part(self, task: TaskColumns) -> Classified:
         """What is answered for one of the tasks."""
@@ -234,7 +234,8 @@ class Pending:
             return self.future.set_running_or_notify_cancel()
 
 
-def _softmax(logits: Matrix) -> Matrix:
+def softmax(logits: Matrix) -> Matrix:
+    """Probabilities of logits, float32 `[rows, classes]`: of each row the same, whatever rows are beside it."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities: Matrix = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities

@@ -6,7 +6,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -242,13 +242,14 @@ class Meter:
             self._counts["answers"] += 1
             self._usage.add(tenant, texts, tokens)
 
-    def answered_at_once(self, tenant: str, texts: int, tokens: int) -> None:
-        """Count a request that was answered when it was admitted, and whose it is."""
+    def answered_at_once(self, answers: Sequence[tuple[str, int, int]]) -> None:
+        """Count requests that were answered when they were admitted: whose each is, its texts and their tokens."""
         with self._lock:
-            self._counts["requests"] += 1
-            self._counts["answers"] += 1
-            self._counts["known_answers"] += 1
-            self._usage.add(tenant, texts, tokens)
+            self._counts["requests"] += len(answers)
+            self._counts["answers"] += len(answers)
+            self._counts["known_answers"] += len(answers)
+            for tenant, texts, tokens in answers:
+                self._usage.add(tenant, texts, tokens)
 
     def refused(self, code: str) -> None:
         """Count a request that ended with an error."""
