@@ -141,6 +141,7 @@ def test_auto_says_why(bert: Backbone) -> None:
     plain = train(bert, marked, config=TrainingConfig(strategy="auto"))
     assert plain.artifact.manifest.strategy == "feature-extraction"
     assert "validation rows" in plain.artifact.manifest.decision
+    assert plain.artifact.manifest.settings["fine_tuning"]["epochs"] == 1
     hard = train(bert, sentences(0, 400), config=LORA.model_copy(update={"strategy": "auto"}))
     assert hard.artifact.manifest.decision.startswith(("LoRA:", "feature extraction: LoRA does not pay"))
     assert hard.artifact.manifest.strategy == (
