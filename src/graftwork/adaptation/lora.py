@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from graftwork.adaptation.quick_peft import add_in_place, without_bitsandbytes
+from graftwork.adaptation.quick_peft import without_bitsandbytes
 from graftwork.adaptation.strategy import Delta, StrategySettings
 from graftwork.backbones.targets import linear_targets
 from graftwork.errors import ArtifactInvalid, Problem, SettingsInvalid
@@ -109,7 +109,6 @@ class LoraAttachment:
         self.config = config
         self._store = store
         self._tuner = LoraModel(backbone.model, {"default": config}, "default")
-        add_in_place(backbone.model)
         self.named: dict[str, nn.Parameter] = {}
         for name, parameter in backbone.model.named_parameters():
             parameter.requires_grad_(False)
