@@ -49,9 +49,10 @@ def server(shared: tuple[str, FakeEngine]) -> tuple[str, FakeEngine]:
     return shared
 
 
-def request(number: int, body: Any, head: str = "") -> bytes:
+def request(number: int | None, body: Any, head: str = "") -> bytes:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    line = f"POST /v1/classify HTTP/1.1\r\nHost: here\r\nX-Request-ID: r{number}\r\n{head}"
+    own = "" if number is None else f"X-Request-ID: r{number}\r\n"
+    line = f"POST /v1/classify HTTP/1.1\r\nHost: here\r\n{own}{head}"
     return f"{line}Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw
 
 
@@ -159,12 +160,15 @@ def test_an_error_on_the_way_is_told_by_the_application(
         assert httpx.post(f"{url}/v1/classify", json=asked([KNOWN])).status_code == 200
 
 
-def test_a_connection_in_use_is_not_taken_for_one_that_rests(server: tuple[str, FakeEngine]) -> None:
+@pytest.mark.parametrize("numbers", [(0, 1), (None,)])
+def test_a_connection_in_use_is_not_taken_for_one_that_rests(
+    server: tuple[str, FakeEngine], numbers: tuple[int | None, ...]
+) -> None:
     url, engine = server
     with connect(url) as connection, connection.makefile("rb") as stream:
         end = time.monotonic() + 1.5 * LIMITS.idle_seconds
         while time.monotonic() < end:
-            connection.sendall(request(0, asked([KNOWN])) + request(1, asked([KNOWN])))
-            assert [status for status, _, _ in answers(stream, 2)] == [200, 200]
+            connection.sendall(b"".join(request(number, asked([KNOWN])) for number in numbers))
+            assert [status for status, _, _ in answers(stream, len(numbers))] == [200] * len(numbers)
         assert stream.read() == b""  # and then, at rest, it is closed
     assert engine.seen == []

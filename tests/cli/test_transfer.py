@@ -22,7 +22,7 @@ def test_transfer_is_measured_on_the_rows_it_was_trained_on(
     assert report["test_rows"] == shown["rows"]
     assert report["accuracy"]["value"] == shown["accuracy"]["value"]
     kept = sorted((home / "references").iterdir())
-    assert len(kept) == len(report["against"]) + 2  # from scratch with three rates
+    assert len(kept) == len(report["against"]) + 3  # three rates are tried
     said = graft(line)
     assert sorted((home / "references").iterdir()) == kept
     assert "What transfer was worth: 48 rows to train on, 12 to judge on" in said.out

@@ -123,12 +123,14 @@ def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
     made = references(bert, trained, tmp_path)
     monkeypatch.setattr("graftwork.training.references.RATES", (1e-4, 1e-3))
     places = np.arange(len(made.known.rows))
-    whole = [made._made("scratch", places, made._config("scratch", 0, rate)) for rate in (1e-4, 1e-3)]
+    tried = {rate: made._made("rate", places, made._config("rate", 0, rate)) for rate in (1e-4, 1e-3)}
     chosen = made.run("scratch")
     assert chosen is not None
-    assert chosen.loss == min(one.loss for one in whole if one is not None)
+    losses = {rate: one.loss for rate, one in tried.items() if one is not None}
+    assert chosen.learning_rate == min(losses, key=losses.__getitem__)
+    assert len(set(losses.values())) == 2
     before = set(tmp_path.iterdir())
-    assert len(before) == 2
+    assert len(before) == 3
     first = made.run("scratch", count=60, draw=1)
     assert first is not None
     (kept,) = set(tmp_path.iterdir()) - before

@@ -46,6 +46,8 @@ def best_first_of_each(answers: Sequence[Classified]) -> list[Ranking]:
 
     Of one short answer, the calls into numpy cost several times what they compute.
     """
+    if len(answers) == 1:
+        return [best_first(softmax(answers[0].logits))]
     alike: dict[int, list[int]] = {}
     for index, answer in enumerate(answers):
         alike.setdefault(answer.logits.shape[1], []).append(index)

@@ -7,7 +7,7 @@ mistake is ever told from here, and nothing is taken that the documented shapes 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic_core import from_json
 
@@ -37,12 +37,12 @@ def plain_json(headers: Iterable[tuple[bytes, bytes]], most_bytes: int) -> bool:
 def classify_body(raw: bytes, limits: ServerLimits) -> Wanted | None:
     """What a body of `/v1/classify` wants; None leaves it to the models."""
     body = _object(raw)
+    if body is not None and len(body) == 2 and _is_name(name := body.get("model")) and "inputs" in body:
+        # As nearly all are: a model, and its texts.
+        texts = _texts(body["inputs"], limits)
+        return None if texts is None else Wanted((name,), False, texts)
     if body is None or not body.keys() <= _CLASSIFY:
         return None
-    if len(body) == 2 and type(name := body.get("model")) is str and _is_name(name):
-        # As nearly all are: a model, and its texts.
-        texts = _texts(body.get("inputs"), limits)
-        return None if texts is None else Wanted((name,), False, texts)
     several = "models" in body
     names = body.get("models") if several else [body.get("model")]
     texts = _texts(body.get("inputs"), limits)
@@ -93,7 +93,7 @@ def _texts(value: object, limits: ServerLimits) -> list[str] | None:
     return texts
 
 
-def _is_name(value: object) -> bool:
+def _is_name(value: object) -> TypeGuard[str]:
     return type(value) is str and 0 < len(value) <= _LONGEST_NAME and "\x00" not in value
 
 

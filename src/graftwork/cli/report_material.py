@@ -306,7 +306,8 @@ def _warnings(version: AdapterVersion, rows: ReportRows) -> tuple[Finding, ...]:
     from graftwork.data.rowchecks import check_rows
 
     kept = version.manifest.warnings
-    if rows.given is None:
-        return kept
+    judged_then = rows.test is not None and rows.test.digest == version.manifest.dataset.test_digest
+    if rows.given is None or judged_then:
+        return kept  # rows that it was judged on at its training were checked there
     fresh = check_rows(rows.given) if rows.train is None else check_test(rows.train, rows.given)
     return (*kept, *(one for one in fresh if one.severity != "info"))

@@ -242,4 +242,4 @@ def _pooling(base: Base, adapter: LoadedAdapter | None, normalize: bool | None) 
 def _all_finite(answers: Sequence[Classified | None]) -> bool:
     """Whether the logits of all answers are numbers: asked of many at once, it costs next to nothing."""
     logits = [answer.logits.ravel() for answer in answers if answer is not None]
-    return not logits or bool(np.isfinite(np.concatenate(logits)).all())
+    return not logits or bool(np.logical_and.reduce(np.isfinite(np.concatenate(logits))))

@@ -72,7 +72,7 @@ class Head:
         """
         if len(vectors) > 1:
             return self.logits(np.array(vectors))
-        product: Double = self.weight @ vectors[0]
+        product: Double = self.weight.dot(vectors[0].astype(np.float64))
         product += self.bias
         return product.astype(np.float32)[None]
 

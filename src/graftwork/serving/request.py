@@ -236,9 +236,11 @@ class Pending:
 
 def softmax(logits: Matrix) -> Matrix:
     """Probabilities of logits, float32 `[rows, classes]`: of each row the same, whatever rows are beside it."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: Matrix = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities
+    powers = logits.astype(np.float64)
+    powers -= np.maximum.reduce(powers, axis=1, keepdims=True)
+    np.exp(powers, out=powers)
+    powers /= np.add.reduce(powers, axis=1, keepdims=True)
+    return powers.astype(np.float32)
 
 
 def engine_error(error: Exception) -> GraftworkError:

@@ -76,8 +76,8 @@ class References:
 
         Training from scratch has the adapter's architecture with random weights, all of them trained, in as many epochs
         as the adapter may have, or (`scratch until it stops`) until the validation loss no longer falls. Its head
-        begins with the share of each class; its learning rate is the one of `RATES` with the best validation loss when
-        there are all rows. The seconds are those of training with that rate alone.
+        begins with the share of each class; its learning rate is the one of `RATES` with the best validation loss after
+        one epoch on all rows. The seconds are those of training with that rate alone.
 
         Args:
             kind: what to train: the adapter's own strategy, the probe, or from scratch.
@@ -93,17 +93,18 @@ class References:
         places = np.arange(len(self.known.rows)) if count is None or whole else self._drawn(count, draw)
         if not kind.startswith("scratch"):
             return self._made(kind, places, self._config(kind, draw))
-        if kind == "scratch" and whole:
-            made = [self._made(kind, places, self._config(kind, draw, rate)) for rate in RATES]
-            return min((one for one in made if one is not None), key=lambda one: one.loss, default=None)
-        best = self.run("scratch")
-        rate = best.learning_rate if best is not None else RATES[0]
-        return self._made(kind, places, self._config(kind, draw, rate))
+        return self._made(kind, places, self._config(kind, draw, self._best_rate()))
 
-    def _made(self, kind: Kind, places: Ints, config: TrainingConfig) -> MadeReference | None:
+    def _best_rate(self) -> float:
+        """The one of `RATES` with the best validation loss after one epoch on all rows."""
+        places = np.arange(len(self.known.rows))
+        tried = {rate: self._made("rate", places, self._config("rate", 0, rate)) for rate in RATES}
+        return min(RATES, key=lambda rate: math.inf if (one := tried[rate]) is None else one.loss)
+
+    def _made(self, kind: Kind | Literal["rate"], places: Ints, config: TrainingConfig) -> MadeReference | None:
         """A reference with its settings, made or kept."""
         known, rows = self.known, self.known.rows.select(places)
-        scratch = kind.startswith("scratch")
+        scratch = kind == "rate" or kind.startswith("scratch")
         identity = identity_of(known.backbone, rows, known.test, config)
         identity |= {"reference": "scratch" if scratch else "base"}
         kept = self._kept(identity)
@@ -133,16 +134,18 @@ class References:
         all_labels[:, [self.labels.index(name) for name in names]] = own
         return all_labels
 
-    def _config(self, kind: Kind, draw: int, rate: float | None = None) -> TrainingConfig:
+    def _config(self, kind: Kind | Literal["rate"], draw: int, rate: float | None = None) -> TrainingConfig:
         seed = (self.config.seed + draw) % 2**32
         changes: dict[str, Any] = {"seed": seed, "strategy": self.strategy}
         if kind == "probe":
             changes["strategy"] = "feature-extraction"
             changes["feature_extraction"] = self.config.feature_extraction.model_copy(update={"head": "logistic"})
-        elif kind.startswith("scratch"):
+        elif kind == "rate" or kind.startswith("scratch"):
             tuning: dict[str, Any] = {"learning_rate": rate, "layer_decay": 1.0}
             if kind == "scratch until it stops":
                 tuning |= {"epochs": _MOST_EPOCHS, "patience": _PATIENCE, "schedule": "constant"}
+            elif kind == "rate":
+                tuning |= {"epochs": 1, "schedule": "constant"}
             else:
                 tuning |= {"patience": self.config.fine_tuning.epochs}
             plain = self.config.feature_extraction.model_copy(update={"penalties": (_NO_START,)})
