@@ -52,6 +52,7 @@ class Run:
         right: for each test row whether the answer was right.
         note: the rate that was taken, or what was chosen.
         tuning_seconds: wall clock of the processes that looked for the rate.
+        first_step: of ours, seconds from the start of the process to the end of its first optimizer step.
     """
 
     data: str
@@ -66,6 +67,7 @@ class Run:
     right: list[bool]
     note: str
     tuning_seconds: float = 0.0
+    first_step: float | None = None
 
 
 class Bench:
@@ -89,7 +91,7 @@ class Bench:
     def run(self, data: str, rows: int, per_class: bool, seed: int, contestant: str) -> Run | None:
         """Train and judge one contestant; None when its process failed, which is told."""
         train, test = self._files(data, rows, per_class, seed)
-        note, tuning = "", 0.0
+        note, tuning, first_step = "", 0.0, None
         if contestant in RATES:
             rate, tuning = self._tuned(data, rows, per_class, contestant)
             command, note = self._peer(contestant, train, test, rate, seed), f"rate {rate:g}"
@@ -105,15 +107,17 @@ class Bench:
             return None
         truth = _labels(test)
         if contestant in OURS:
-            manifest = json.loads(done.stdout)["manifest"]
-            note = manifest["strategy"]
+            published = json.loads(done.stdout)
+            note, first_step = published["manifest"]["strategy"], published["record"].get("seconds_to_first_step")
             predicted = self._predict(f"bench/{data}", test)
         else:
             predicted = json.loads(done.stdout.splitlines()[-1])["predicted"]
         right = [mine == theirs for mine, theirs in zip(predicted, truth, strict=True)]
         accuracy = sum(right) / len(right)
         f1 = _macro_f1(predicted, truth)
-        return Run(data, rows, per_class, seed, contestant, seconds, peak, accuracy, f1, right, note, tuning)
+        return Run(
+            data, rows, per_class, seed, contestant, seconds, peak, accuracy, f1, right, note, tuning, first_step
+        )
 
     def _ours(self, strategy: str, train: Path, test: Path, seed: int) -> list[str]:
         name = f"bench/{train.stem.split('-')[0]}"

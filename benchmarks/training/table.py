@@ -11,7 +11,8 @@ from benchmarks.training.runs import TEST_ROWS, Run
 def print_table(data: str, runs: list[Run]) -> None:
     """Medians over seeds; the difference to tuned full fine-tuning is paired over the test rows of all seeds.
 
-    `full/it` is how many times longer tuned full fine-tuning takes; `+tuning` counts the search for rates as well.
+    `full/it` is how many times longer tuned full fine-tuning takes; `+tuning` counts the search for rates as well; `to
+    step` are seconds from the start of the process to its first optimizer step.
     """
     by_name: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -25,7 +26,7 @@ def print_table(data: str, runs: list[Run]) -> None:
     print(
         f"\n{data}, {runs[0].rows} {unit}, {max(len(each) for each in by_name.values())} seeds, {TEST_ROWS} test rows"
     )
-    heads = "".join(f"{head:>9}" for head in ("seconds", "full/it", "+tuning", "peak MB"))
+    heads = "".join(f"{head:>9}" for head in ("seconds", "full/it", "+tuning", "to step", "peak MB"))
     print(f"{'':<20}{heads}{'accuracy':>10}{'macro-F1':>10}  less tuned full [95 %]")
     for name, mine in by_name.items():
         seconds = statistics.median(run.seconds for run in mine)
@@ -35,7 +36,13 @@ def print_table(data: str, runs: list[Run]) -> None:
         accuracy = statistics.mean(run.accuracy for run in mine)
         f1 = statistics.mean(run.macro_f1 for run in mine)
         paired = _difference(mine, peer)
-        print(f"{name:<20}{seconds:>9.1f}{ratio:>9}{whole:>9}{peak:>9.0f}{accuracy:>10.1%}{f1:>10.1%}  {paired}")
+        times = f"{seconds:>9.1f}{ratio:>9}{whole:>9}{_to_first_step(mine):>9}"
+        print(f"{name:<20}{times}{peak:>9.0f}{accuracy:>10.1%}{f1:>10.1%}  {paired}")
+
+
+def _to_first_step(runs: list[Run]) -> str:
+    known = [run.first_step for run in runs if run.first_step is not None]
+    return f"{statistics.median(known):.1f}" if known else "–"
 
 
 def _difference(mine: list[Run], theirs: list[Run]) -> str:

@@ -140,13 +140,16 @@ def test_measurements_go_to_a_file_and_nothing_is_left_of_the_run(
 ) -> None:
     log = tmp_path / "log.jsonl"
     options = ["--strategy", "lora", "--set", "fine_tuning.epochs=1", "--set", "fine_tuning.batch_size=16"]
-    assert graft(line_for(rows_file, *options, "--log", str(log), "--json")).code == 0
+    record = graft(line_for(rows_file, *options, "--log", str(log), "--json")).json["record"]
     measured = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["stage"], line["step"]) for line in measured] == [("lora", step) for step in (0, 1, 2, 3, 3)]
     assert set(measured[0]) == {
         "stage", "step", "epoch", "validation_loss", "validation_accuracy", "majority_accuracy", "seconds",
     }  # fmt: skip
-    assert set(measured[1]) == {"stage", "step", "epoch", "loss", "rate", "gradient_norm", "seconds"}
+    of_a_step = {"stage", "step", "epoch", "loss", "rate", "gradient_norm", "seconds"}
+    assert set(measured[1]) == of_a_step | {"seconds_to_first_step"}
+    assert measured[1]["seconds_to_first_step"] == record["seconds_to_first_step"]
+    assert set(measured[2]) == of_a_step
     assert measured[1]["epoch"] == pytest.approx(1 / 3, abs=1e-3)
     assert {path.name for path in (home / "runs" / "acme").iterdir()} == {".topics.lock"}
 

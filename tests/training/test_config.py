@@ -133,3 +133,29 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, content: bytes
         file.write_bytes(content)
     with pytest.raises(SettingsInvalid, match=told):
         read_settings(file)
+
+
+def test_auto_has_a_schedule_of_its_own_where_none_was_asked_for() -> None:
+    plain = TrainingConfig.parse(assignments=["fine_tuning.clip=2"])
+    tuning = plain.scheduled("text").fine_tuning
+    assert (tuning.epochs, tuning.batch_size, tuning.learning_rate, tuning.clip) == (1, 16, 2e-3, 2)
+    again = TrainingConfig.parse(inherited=plain.scheduled("text").model_dump(mode="json"))
+    assert again == plain.scheduled("text") == again.scheduled("text")
+    before = TrainingConfig.parse(inherited=plain.model_dump(mode="json"))
+    assert before.scheduled("text") == plain
+    assert plain.scheduled("image") == plain
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["strategy=lora"],
+        ["fine_tuning.epochs=4"],
+        ["fine_tuning.batch_size=32"],
+        ["fine_tuning.learning_rate=auto"],
+        ["adaptation=self-training"],
+    ],
+)
+def test_what_was_asked_for_is_left_as_it_is(assignments: list[str]) -> None:
+    config = TrainingConfig.parse(assignments=assignments)
+    assert config.scheduled("text") is config

@@ -18,7 +18,11 @@ from graftwork.evaluation.results import Evaluation
 from graftwork.training.config import TrainingConfig
 from graftwork.training.interruption import Interruption
 from graftwork.training.job import train
+from graftwork.training.preparation import check_rows, probe_rows, read_features
+from graftwork.training.progress import Silent
 from graftwork.training.runs import Run
+from graftwork.training.task import Task
+from graftwork.training.tuning import open_tuner
 from tests.cli.samples import draw_rows
 
 Backbones = Callable[..., Backbone]
@@ -137,6 +141,7 @@ def test_auto_says_why(bert: Backbone) -> None:
     plain = train(bert, marked, config=TrainingConfig(strategy="auto"))
     assert plain.artifact.manifest.strategy == "feature-extraction"
     assert "validation rows" in plain.artifact.manifest.decision
+    assert plain.artifact.manifest.settings["fine_tuning"]["epochs"] == 1
     hard = train(bert, sentences(0, 400), config=LORA.model_copy(update={"strategy": "auto"}))
     assert hard.artifact.manifest.decision.startswith(("LoRA:", "feature extraction: LoRA does not pay"))
     assert hard.artifact.manifest.strategy == (
@@ -273,3 +278,25 @@ def test_validation_rows_without_some_class_are_a_warning(bert: Backbone) -> Non
     warnings = {warning.code: warning for warning in train(bert, rare, config=config).artifact.manifest.warnings}
     assert warnings["classes-not-validated"].examples == ("x",)
     assert "no validation row has the label 'x'" in warnings["classes-not-validated"].message
+
+
+@pytest.mark.parametrize("strategy", ["lora", "partial", "full"])
+def test_what_a_start_is_known_to_give_is_what_the_network_gives(bert: Backbone, strategy: str) -> None:
+    config = TrainingConfig.parse(strategy=strategy)
+    checked = check_rows(bert, sentences(0, 60), None, config, Silent())
+    features = read_features(bert, checked.prepared, checked.max_length, Silent()).numpy()
+    probe = probe_rows(features, checked.prepared, config)
+    task = Task(bert, checked.prepared, features, probe, config, checked.max_length)
+    with (
+        task.start(strategy) as start,
+        open_tuner(start, learning_rate=0.1, rate=lambda _: 1.0, note=print) as tuner,
+    ):
+        assert start.first_logits is not None
+        given = tuner.logits(start.validation.activations, lambda: None)
+    torch.testing.assert_close(start.first_logits, given, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("strategy", "assignments"), [("prefix-tuning", ()), ("lora", ("lora.init=pissa",))])
+def test_what_begins_as_something_else_than_the_base_is_run(strategy: str, assignments: tuple[str, ...]) -> None:
+    config = TrainingConfig.parse(strategy=strategy, assignments=assignments)
+    assert not config.settings_of(strategy).begins_as_base

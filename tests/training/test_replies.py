@@ -189,9 +189,10 @@ def test_the_same_seed_gives_the_same_digest_also_when_resumed(
     class Stops(Exception):
         pass
 
-    def stepped() -> None:
+    def stepped() -> dict[str, float]:
         if (tmp_path / "run.json").exists() and (tmp_path / "lora.safetensors").exists():
             raise Stops
+        return {}
 
     run.stepped = stepped  # type: ignore[method-assign]
     with pytest.raises(Stops):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from graftwork.adaptation.quick_peft import without_bitsandbytes
 from graftwork.adaptation.strategy import Delta, StrategySettings
 from graftwork.backbones.targets import linear_targets
 from graftwork.errors import ArtifactInvalid, Problem, SettingsInvalid
@@ -72,6 +73,11 @@ class LoraSettings(StrategySettings):
                 "share a batch with other adapters; rslora and init=pissa are served"
             )
         return wanted
+
+    @property
+    def begins_as_base(self) -> bool:
+        """B is nought, unless both matrices begin as parts of the base's weights."""
+        return self.init == "gaussian"
 
     def patterns_of(self, layer: str, modules: Iterable[str]) -> tuple[tuple[str, str], ...]:
         """Which of its patterns fit which modules of a layer: pairs of a pattern and a name inside the layer.
@@ -173,6 +179,7 @@ class Lora:
     settings_type: type[StrategySettings] = LoraSettings
     learning_rate = 1e-3
 
+    @without_bitsandbytes()
     def attach(self, backbone: Backbone, settings: LoraSettings, *, seed: int) -> LoraAttachment:
         """Inject fresh matrices: A random by `seed`, B nought, so that the output is the base's."""
         import torch
@@ -194,6 +201,7 @@ class Lora:
             torch.manual_seed(seed)
             return _kind(settings)(backbone, config, store=getattr(torch, settings.store))
 
+    @without_bitsandbytes()
     def restore(self, backbone: Backbone, files: Mapping[str, bytes]) -> LoraAttachment:
         """Inject the matrices of a stored adapter; every tensor must be wanted and every wanted one be there."""
         from peft import LoraConfig

@@ -22,6 +22,11 @@ class StrategySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def begins_as_base(self) -> bool:
+        """Whether a fresh delta changes nothing at all: what the base gives is then known to be what it gives."""
+        return False
+
 
 class Attachment(Protocol):
     """A delta in place on a backbone; leaving the `with` block restores the base exactly.

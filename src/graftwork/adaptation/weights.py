@@ -31,6 +31,11 @@ class WeightSettings(StrategySettings):
 
     store: Encoding = "one-bit"
 
+    @property
+    def begins_as_base(self) -> bool:
+        """What is tuned are copies of the base's own weights."""
+        return True
+
 
 class WeightsAttachment:
     """Float32 parameters in the place of the base's own, which it gets back when the block ends.

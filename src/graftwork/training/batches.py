@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_BUCKET = 8  # batches that are sorted by length together: less padding, still shuffled
+_SORTED = 1024  # rows that are sorted by length together: few enough to be others in every epoch of larger sets
 
 
 def epoch_batches(lengths: NDArray[np.int64], size: int, *, seed: int, epoch: int) -> list[list[int]]:
@@ -24,8 +24,9 @@ def epoch_batches(lengths: NDArray[np.int64], size: int, *, seed: int, epoch: in
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
     batches: list[list[int]] = []
-    for start in range(0, len(order), size * _BUCKET):
-        bucket = order[start : start + size * _BUCKET]
+    together = size * max(1, _SORTED // size)
+    for start in range(0, len(order), together):
+        bucket = order[start : start + together]
         bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
         batches += [bucket[place : place + size].tolist() for place in range(0, len(bucket), size)]
     return [batches[int(place)] for place in random.permutation(len(batches))]

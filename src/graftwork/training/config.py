@@ -16,6 +16,7 @@ from graftwork.adaptation.lora import LoraSettings
 from graftwork.adaptation.partial import PartialSettings
 from graftwork.adaptation.prefix import PrefixTuningSettings
 from graftwork.adaptation.strategy import StrategySettings
+from graftwork.data.media import Modality
 from graftwork.errors import Problem, SettingsInvalid
 from graftwork.training.domains.settings import Adaptation, DomainSettings
 from graftwork.training.mistakes import contradictions, problems_of, without_effect
@@ -79,6 +80,9 @@ class FineTuningSettings(BaseModel):
     gradient_checkpointing: bool = Field(False, exclude=True)
     sharding: Literal["none", "fsdp"] = Field("none", exclude=True)
     tight_memory: bool = Field(False, exclude=True)
+
+
+_SCHEDULE_OF_AUTO = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3}
 
 
 class GenerationSettings(BaseModel):
@@ -176,6 +180,18 @@ class TrainingConfig(BaseModel):
     def learning_rate_of(self, strategy: str) -> float | Literal["auto"]:
         """The highest rate: what was asked for, or else the strategy's own; `auto` when it is to be looked for."""
         return self.fine_tuning.learning_rate or STRATEGIES[strategy].learning_rate
+
+    def scheduled(self, modality: Modality) -> TrainingConfig:
+        """The settings as `auto` trains texts where nothing was said of epochs, rows a step and rate: one short pass.
+
+        It was found on texts (docs/decisions/0093-where-auto-spends-its-time.md), and an adaptation to another domain
+        needs more. Of settings that hold the outcome nothing changes.
+        """
+        tuning = self.fine_tuning
+        asked_for = tuning.model_fields_set & _SCHEDULE_OF_AUTO.keys()
+        if self.strategy != "auto" or modality != "text" or self.adaptation is not None or asked_for:
+            return self
+        return self.model_copy(update={"fine_tuning": tuning.model_copy(update=_SCHEDULE_OF_AUTO)})
 
     @classmethod
     def parse(

@@ -114,6 +114,8 @@ def train(
     if ancestors:
         check_chained(config, ancestors[0])
         check_chain(ancestors[0], ancestors[1:])
+    else:
+        config = config.scheduled(backbone.modality)
     with inherited(backbone, ancestors):
         parent = next(iter(ancestors), None)
         return _train(backbone, rows, test, config, parent, adapt_to, max_bytes, progress or Silent(), run)

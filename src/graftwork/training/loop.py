@@ -147,10 +147,10 @@ class _Loop:
                 tuner.train_from(lowest)
         rows = self._batches[place]
         step = tuner.step(self._train.activations, rows, self._train.targets[rows])
-        self._run.stepped()
+        first = self._run.stepped()
         penalty = {} if step.penalty is None else {"penalty": step.penalty}
         played = self._game.measured() if self._game is not None else {}
-        self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm, **penalty, **played)
+        self._measured(loss=step.loss, rate=step.rate, gradient_norm=step.gradient_norm, **penalty, **played, **first)
         if self._stage.due(tuner.steps):
             self._stage.save(tuner.steps, self._checkpoint)
         self._stop_if_asked()
@@ -163,7 +163,8 @@ class _Loop:
 
     def _evaluate(self) -> None:
         tuner, history, targets = self._tuner, self._standing.history, self._validation.targets
-        logits = tuner.logits(self._validation.activations, self._stop_if_asked)
+        known = None if history.judged else self._course.start.first_logits
+        logits = tuner.logits(self._validation.activations, self._stop_if_asked) if known is None else known
         loss = self._objective.validation_loss(logits, targets)
         accuracy = self._objective.accuracy(logits, targets)
         by_task = self._objective.losses_by_task(logits, targets)

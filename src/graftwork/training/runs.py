@@ -50,6 +50,8 @@ class Run:
         resume: go on from what is there.
         interruption: the wish to stop.
         metrics: where measurements go.
+        since: when the command began (`time.perf_counter`), from which the first optimizer step is timed; now by
+            default.
 
     Attributes:
         id: of this run; the same after it was resumed.
@@ -57,7 +59,7 @@ class Run:
         interruption: as given.
         metrics: as given.
         resume: as given.
-        first_step: when the first optimizer step of this process was done (`time.perf_counter`); None before.
+        seconds_to_first_step: when the first optimizer step of this process was done; None before.
     """
 
     def __init__(
@@ -67,13 +69,15 @@ class Run:
         resume: bool = False,
         interruption: Interruption | None = None,
         metrics: Metrics | None = None,
+        since: float | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.folder = folder if launched().first else None
         self.interruption = interruption or Interruption()
         self.metrics = metrics or Metrics()
         self.resume = resume
-        self.first_step: float | None = None
+        self.seconds_to_first_step: float | None = None
+        self._since = time.perf_counter() if since is None else since
         self._resumed = False
         self._kept = False
         self._identity: Identity = {}
@@ -140,10 +144,12 @@ class Run:
         """
         return Stage(self, name, steps=steps, seconds=seconds)
 
-    def stepped(self) -> None:
-        """An optimizer step is done."""
-        if self.first_step is None:
-            self.first_step = time.perf_counter()
+    def stepped(self) -> dict[str, float]:
+        """An optimizer step is done; after the first, what is to be noted beside its measurements."""
+        if self.seconds_to_first_step is not None:
+            return {}
+        self.seconds_to_first_step = round(time.perf_counter() - self._since, 3)
+        return {"seconds_to_first_step": self.seconds_to_first_step}
 
     def note(self, text: str) -> None:
         """Tell the user something."""
@@ -222,6 +228,7 @@ def open_run(
     resume: bool = False,
     interruption: Interruption | None = None,
     metrics: Metrics | None = None,
+    since: float | None = None,
     note: Callable[[str], None],
 ) -> Iterator[Run]:
     """The run of a name in an installation, locked for the block.
@@ -234,13 +241,14 @@ def open_run(
         resume: go on with the unfinished run, if there is one.
         interruption: the wish to stop.
         metrics: where measurements go.
+        since: when the command began (`time.perf_counter`); now by default.
         note: told when nothing can be kept.
 
     Raises:
         Conflict: if the run to resume is just running.
     """
     if not launched().first:
-        yield Run(resume=resume, interruption=interruption, metrics=metrics)
+        yield Run(resume=resume, interruption=interruption, metrics=metrics, since=since)
         return
     from filelock import FileLock, Timeout
 
@@ -262,7 +270,7 @@ def open_run(
         note(f"warning: {folder} cannot be written ({error.strerror}); this run keeps no checkpoints")
         keeps = None
     try:
-        yield Run(keeps, resume=resume, interruption=interruption, metrics=metrics)
+        yield Run(keeps, resume=resume, interruption=interruption, metrics=metrics, since=since)
     finally:
         lock.release()
 

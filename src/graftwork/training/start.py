@@ -95,6 +95,7 @@ class Start:
         anchor: of the penalty that pulls everything that is trained towards this start; None for none.
         tasks: which classes are whose, of several tasks; they are told apart in the loss.
         own_objective: what is minimised instead of the cross-entropy of classes.
+        first_logits: float32 `[validation rows, classes]`, what this start gives, where that is known already.
     """
 
     backbone: Backbone
@@ -111,6 +112,7 @@ class Start:
     anchor: Anchor | None = None
     tasks: tuple[TaskColumns, ...] = ()
     own_objective: Objective | None = None
+    first_logits: Tensor | None = None
 
     @property
     def objective(self) -> Objective:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from graftwork.adaptation import STRATEGIES
 from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.activations import Activations
@@ -19,6 +21,7 @@ from graftwork.training.start import Rows, Start
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from graftwork.adaptation.strategy import StrategySettings
     from graftwork.backbones.backbone import Backbone
@@ -94,6 +97,7 @@ class Task:
                 class_weights=weights,
                 anchor=Anchor.of(config.forgetting, None),
                 tasks=self.tasks,
+                first_logits=self._first_logits(weight, bias) if settings.begins_as_base else None,
             )
 
     @property
@@ -111,6 +115,11 @@ class Task:
             penalty=self.probe.penalty,
             prior=self.probe.prior,
         )
+
+    def _first_logits(self, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> Tensor:
+        """What a head makes of the bare base's vectors of the validation rows: `[validation rows, classes]`."""
+        logits = self.features[self.prepared.validation] @ weight.T + bias
+        return torch.from_numpy(logits).to(self.backbone.device, torch.float32)
 
     def class_weights(self) -> NDArray[np.float32] | None:
         """Weight of each class in the loss as the settings want it."""

@@ -105,8 +105,8 @@ def run_and_publish(
             "rows_from": source,
             **({} if judged_on is None else {"judged_on": judged_on}),
         }
-        if run.first_step is not None:
-            record["seconds_to_first_step"] = round(run.first_step - (options.since or started), 3)
+        if run.seconds_to_first_step is not None:
+            record["seconds_to_first_step"] = run.seconds_to_first_step
         record |= cost_record(opened, ground.base, ground.config, trained.record, trained.artifact.manifest)
         run.keep()
         published = opened.catalog.publish(
@@ -130,7 +130,14 @@ def _open_run(
 
     wish = stack.enter_context(on_sigterm())
     run = stack.enter_context(
-        open_run(opened.settings.home, name, resume=options.resume, interruption=wish, note=progress.note)
+        open_run(
+            opened.settings.home,
+            name,
+            resume=options.resume,
+            interruption=wish,
+            since=options.since,
+            note=progress.note,
+        )
     )
     if measured:
         log = options.log or (run.folder / METRICS if run.folder else None)

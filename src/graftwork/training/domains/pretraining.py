@@ -141,7 +141,7 @@ def pretrained(start: Start, rate: float, *, task: Task, texts: Sequence[str], p
         classes=len(prepared.label_names),
         penalty=task.probe.penalty,
     )
-    return replace(start, weight=weight, bias=bias)
+    return replace(start, weight=weight, bias=bias, first_logits=None)
 
 
 class _Pretraining:
@@ -223,8 +223,8 @@ class _Pretraining:
         self._optimizer.zero_grad()
         self._steps += 1
         self._losses.append(float(loss.detach()))
-        self._run.stepped()
-        self._run.metrics.log(STAGE, self._steps, {"loss": self._losses[-1], "rate": factor})
+        measured = {"loss": self._losses[-1], "rate": factor, **self._run.stepped()}
+        self._run.metrics.log(STAGE, self._steps, measured)
         return self._losses[-1]
 
     def _loss(self, rows: list[int], epoch: int, accelerator: Any) -> Tensor:
