@@ -207,7 +207,7 @@ def _lines(
     lines = []
     for strategy in strategies:
         plan = planned.plans[strategy]
-        stops = stops_of(past, strategy=strategy, epochs=tuning.epochs, patience=tuning.patience)
+        stops = stops_of(past, strategy=strategy, epochs=round(plan.work.epochs), patience=tuning.patience)
         estimate = estimate_run(strategy, plan, rates, planned.rows, where, stops=stops, tight=tuning.tight_memory)
         if where is None:
             estimate = estimate.corrected(correction_for(past, strategy=strategy, machine=machine))

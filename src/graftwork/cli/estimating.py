@@ -58,6 +58,7 @@ def _estimate(
     """What was to be expected without any history, and of the epochs that were run; None on an unmeasured machine."""
     read: Mapping[str, int] = told["read"]
     classes = len(manifest.labels)
+    config = config.scheduled("text")  # only of texts it is noted what was read
     rates = _rates(opened, base, config, read)
     if rates is None:
         return None

@@ -83,15 +83,16 @@ def plan_runs(
     checked = time.perf_counter() - began
     lengths = [len(ids) for ids in tokenizer.encode(prepared.rows.texts, limit)]
     dtype = choose_dtype(choose_device(opened.settings.device), opened.settings.dtype)
-    asked = {name: config.model_copy(update={"strategy": name}) for name in strategies}
-    made: dict[str, Plan] = {}
+    asked = {
+        name: config.model_copy(update={"strategy": name}).scheduled(found.metadata.modality) for name in strategies
+    }
+    made: dict[tuple[str, int, int], Plan] = {}
     for one in asked.values():
-        trained = dearest(one)
-        if trained not in made:
-            made[trained] = make_plan(
+        if _kind(one) not in made:
+            made[_kind(one)] = make_plan(
                 read_config(folder),
                 one,
-                strategy=trained,
+                strategy=dearest(one),
                 lengths=lengths,
                 classes=len(prepared.label_names),
                 dtype=dtype,
@@ -107,9 +108,16 @@ def plan_runs(
             test_tokens=sum(map(len, tokenizer.encode(prepared.test.texts, limit))),
             check_seconds=checked,
         ),
-        plans={name: made[dearest(one)] for name, one in asked.items()},
+        plans={name: made[_kind(one)] for name, one in asked.items()},
         dtype=dtype_name(dtype),
     )
+
+
+def _kind(config: TrainingConfig) -> tuple[str, int, int]:
+    """What two plans of the same rows and base may differ in."""
+    from graftwork.training.candidates import dearest
+
+    return dearest(config), config.fine_tuning.epochs, config.fine_tuning.batch_size
 
 
 def _checked(
