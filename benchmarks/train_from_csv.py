@@ -7,8 +7,8 @@ test rows. Wall clock covers everything, imports included; for ours also the che
 intervals, and publishing. Peers:
 
 - probe script: transformers, batches of 32 in the order of the file, scikit-learn's LogisticRegressionCV;
-- PEFT script: Hugging Face Trainer with a LoRA of the same rank on the same layers, the same epochs at most, the same
-  batch size and highest rate, no early stopping.
+- PEFT script: Hugging Face Trainer with the epochs (at most), batch size, highest rate, rank and layers of
+  `graft train --strategy lora`, without early stopping; `auto` takes one epoch of smaller batches at twice the rate.
 """
 
 from __future__ import annotations
