@@ -73,6 +73,8 @@ def main() -> None:
     if options.train_only:
         return
     command = f"python -m benchmarks.results --rows {options.rows} --draws {options.draws}"
+    if options.only:
+        command += f" --only {' '.join(options.only)}"
     page = _page(found, command)
     if options.write is None:
         print(page)
