@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from safetensors.torch import load, save
 from transformers import AutoModel
 
 from graftwork.adaptation.lora import Lora, LoraAttachment, LoraSettings
-from graftwork.adaptation.quick_peft import without_bitsandbytes
 from graftwork.backbones.backbone import Backbone
 from graftwork.errors import ArtifactInvalid, SettingsInvalid
 from tests.backbones.tiny import ARCHITECTURES, CORPUS, LAYERS
@@ -70,19 +68,6 @@ def test_a_stored_delta_gives_the_same_features_again_and_in_plain_peft(
         hidden = adapted(input_ids=batch.arguments["input_ids"], attention_mask=batch.attention_mask).last_hidden_state
         pooled = backbone.pool(hidden, batch.attention_mask)
     torch.testing.assert_close(pooled, wanted, atol=2e-6, rtol=2e-5)
-
-
-def test_peft_does_not_see_bitsandbytes_while_it_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from peft.import_utils import is_bnb_available
-
-    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
-    is_bnb_available.cache_clear()
-    installed = is_bnb_available()
-    is_bnb_available.cache_clear()
-    with without_bitsandbytes():
-        assert not is_bnb_available()
-    assert is_bnb_available() is installed
-    assert "bitsandbytes" not in sys.modules
 
 
 def test_half_precision_storage_rounds_and_halves(backbone_of: Backbones) -> None:

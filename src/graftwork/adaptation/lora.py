@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from graftwork.adaptation.quick_peft import without_bitsandbytes
 from graftwork.adaptation.strategy import Delta, StrategySettings
 from graftwork.backbones.targets import linear_targets
 from graftwork.errors import ArtifactInvalid, Problem, SettingsInvalid
@@ -179,7 +178,6 @@ class Lora:
     settings_type: type[StrategySettings] = LoraSettings
     learning_rate = 1e-3
 
-    @without_bitsandbytes()
     def attach(self, backbone: Backbone, settings: LoraSettings, *, seed: int) -> LoraAttachment:
         """Inject fresh matrices: A random by `seed`, B nought, so that the output is the base's."""
         import torch
@@ -201,7 +199,6 @@ class Lora:
             torch.manual_seed(seed)
             return _kind(settings)(backbone, config, store=getattr(torch, settings.store))
 
-    @without_bitsandbytes()
     def restore(self, backbone: Backbone, files: Mapping[str, bytes]) -> LoraAttachment:
         """Inject the matrices of a stored adapter; every tensor must be wanted and every wanted one be there."""
         from peft import LoraConfig
