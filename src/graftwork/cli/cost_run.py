@@ -118,8 +118,8 @@ def rates_for(
     from graftwork.training.rates import keep_rates, measure_rates
 
     folder = opened.settings.home / "rates"
-    known = known_rates(opened, planned, config)
-    plans = {plan.strategy: plan for plan in planned.plans.values()}
+    known = known_rates(opened, planned)
+    plans = {plan.pace: plan for plan in planned.plans.values()}
     if known is not None and known.covers(plans) and not calibrate:
         return known, False
     start = time.perf_counter()
@@ -142,7 +142,7 @@ def _import_libraries() -> float:
     return time.perf_counter() - start
 
 
-def known_rates(opened: Services, planned: Planned, config: TrainingConfig) -> Rates | None:
+def known_rates(opened: Services, planned: Planned) -> Rates | None:
     """What was measured before for such rows; None when nothing was."""
     from graftwork.training.rates import kept_rates
 
@@ -150,7 +150,6 @@ def known_rates(opened: Services, planned: Planned, config: TrainingConfig) -> R
         opened.settings.home / "rates",
         base=planned.base.fingerprint,
         dtype=planned.dtype,
-        batch_size=config.fine_tuning.batch_size,
         tokens=next(iter(planned.plans.values())).work.tokens / planned.rows.count,
     )
 
