@@ -85,6 +85,14 @@ def test_a_run_here_by_hand() -> None:
     assert estimate.corrected(None) is estimate
 
 
+def test_lora_imports_peft() -> None:
+    rates = RATES.model_copy(update={"peft": 1.5, "steps": {"full, 32 rows": 500.0, "lora, 32 rows": 500.0}})
+    lora, full = (
+        estimate_run(name, replace(PLAN, strategy=name), rates, ROWS).stages["strategy"] for name in ("lora", "full")
+    )
+    assert lora == pytest.approx(full + 1.5)
+
+
 def test_a_run_elsewhere_by_hand() -> None:
     fast = Hardware(title="x", peak_tflops=1e-8, utilisation=0.5, step_ms=100)  # 5,000 operations a second reached
     stages = estimate_run("full", PLAN, RATES, ROWS, fast).stages

@@ -135,9 +135,9 @@ def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
     chosen = made.run("scratch")
     assert chosen is not None
     losses = {rate: one.loss for rate, one in tried.items() if one is not None}
-    best, other = sorted(losses, key=losses.__getitem__)
-    monkeypatch.setattr("graftwork.training.references.RATES", (other, best))
-    for shown, rate in ((0.9, other), (0.0, best)):  # the likeliest, unless another is shown to be better
+    better, likeliest = sorted(losses, key=losses.__getitem__)
+    monkeypatch.setattr("graftwork.training.references.RATES", (likeliest, better))
+    for shown, rate in ((0.9, likeliest), (0.0, better)):  # the likeliest, unless another is shown to be better
         monkeypatch.setattr("graftwork.training.references._SHOWN", shown)
         assert made._best_rate() == rate
     before = set(tmp_path.iterdir())

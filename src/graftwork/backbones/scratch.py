@@ -34,6 +34,8 @@ class KnownEmbedding(nn.Module):
         tokens: those that are kept.
     """
 
+    place: Tensor
+
     def __init__(self, whole: nn.Embedding, tokens: Iterable[int]) -> None:
         super().__init__()
         padding = [] if whole.padding_idx is None else [whole.padding_idx]

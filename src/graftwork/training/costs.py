@@ -17,6 +17,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from graftwork.adaptation.lora import Lora
+
 if TYPE_CHECKING:
     from graftwork.evaluation.estimates import Correction, Stops
     from graftwork.prices import Hardware
@@ -149,7 +151,7 @@ def _stages(plan: Plan, speed: _Speed, rates: Rates, rows: Rows) -> dict[str, fl
         "check": rows.check_seconds,
         "features": speed.read(plan.work.reading, batches),
         "probe": rates.probe * rows.count * plan.width * rows.classes,
-        "strategy": _training(plan, speed, batches),
+        "strategy": _training(plan, speed, batches) + (rates.peft if plan.strategy == Lora.name else 0.0),
         "judge": _judging(plan, speed, rates, rows),
     }
 

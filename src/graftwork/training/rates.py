@@ -50,6 +50,7 @@ class Rates(BaseModel):
         tokens: mean tokens of the rows it was measured on.
         measured_at: when.
         load: seconds for libraries and base model; None where both were there already.
+        peft: seconds for importing PEFT, which LoRA alone needs.
         process_bytes: that the process had before any of the plan's parts: Python, libraries, rows.
         reading: operations a second of the frozen base without gradients.
         probe: seconds a row, unit of width and class for fitting the probe.
@@ -66,6 +67,7 @@ class Rates(BaseModel):
     tokens: float = Field(gt=0)
     measured_at: datetime
     load: float | None = Field(None, ge=0)
+    peft: float = Field(0.0, ge=0)
     process_bytes: int = Field(0, ge=0)
     reading: float = Field(gt=0)
     probe: float = Field(ge=0)
@@ -80,7 +82,8 @@ class Rates(BaseModel):
     def and_of(self, other: Rates) -> Rates:
         """With the strategies of an earlier calibration that this one did not measure, and its loading."""
         load = other.load if self.load is None else self.load
-        return self.model_copy(update={"steps": {**other.steps, **self.steps}, "load": load})
+        peft = self.peft or other.peft
+        return self.model_copy(update={"steps": {**other.steps, **self.steps}, "load": load, "peft": peft})
 
 
 def machine_name() -> str:
