@@ -106,7 +106,7 @@ def _bare(rows: Rows, *, read_first: bool) -> None:
         longest = max(map(len, batch))
         padded = torch.tensor([each + [0] * (longest - len(each)) for each in batch])
         mask = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in batch])
-        hidden = model(input_ids=padded, attention_mask=mask).last_hidden_state * mask[..., None]
+        hidden: torch.Tensor = model(input_ids=padded, attention_mask=mask).last_hidden_state * mask[..., None]
         return hidden.sum(1) / mask.sum(1, keepdim=True)
 
     if read_first:
