@@ -243,8 +243,8 @@ def _page(found: dict[str, dict[str, Any]], command: str) -> str:
         "",
         f"Made by `{command}` on {machine.describe()}. Intervals are 95 %, over test rows; what the columns mean: "
         "[evaluation](evaluation.md). *Scratch* is the same network with random weights, trained for as many epochs, "
-        "*scratch until it stops* for as long as it gets better; both have the best of three learning rates, "
-        "after one epoch.",
+        "*scratch until it stops* for as long as it gets better; both have the best of three learning rates "
+        "after one epoch, or the likeliest where one epoch does not tell.",
         "",
         *_table(
             ("set", "rows", "strategy", "accuracy", "probe", "scratch", "scratch until it stops", "transfer ratio"),
