@@ -119,7 +119,8 @@ def _bare(rows: Rows, *, read_first: bool) -> None:
     trained = [*(each for each in model.parameters() if each.requires_grad), *head.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
     batch = ids[len(ids) // 2 :][:16]
-    torch.nn.functional.cross_entropy(head(vectors(batch)), torch.zeros(16, dtype=torch.long)).backward()
+    loss = torch.nn.functional.cross_entropy(head(vectors(batch)), torch.zeros(16, dtype=torch.long))
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
 
