@@ -162,6 +162,21 @@ def test_it_stops_when_validation_gets_no_better_and_returns_the_best_epoch(back
     assert tuned.epochs == len(losses) == tuned.best_epoch + 2 < 12
 
 
+def test_an_epoch_that_answers_better_is_kept_though_it_is_too_sure(
+    backbone_of: Backbones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, labels = backbone_of("bert"), LABELS.copy()
+    labels[::12] = 1 - labels[::12]  # so that being sure of every row is dear
+    real = Tuner.logits
+    monkeypatch.setattr(Tuner, "logits", lambda self, *rest: real(self, *rest) * (30.0 if self.steps else 1.0))
+    start = {**room_to_learn(backbone), "patience": 1}
+    tuned, _ = run(backbone, validation_labels=labels, **start)
+    plain = torch.nn.functional.cross_entropy(tuned.validation_logits, torch.from_numpy(labels))
+    assert plain > np.log(2)  # as it is it would be worse than an even guess
+    assert tuned.best_step == tuned.steps == 18
+    assert tuned.validation_loss < 0.5
+
+
 def test_when_no_epoch_is_better_the_start_comes_back(backbone_of: Backbones) -> None:
     backbone = backbone_of("bert")
     bare = backbone.embed(TEXTS)
