@@ -1,7 +1,7 @@
 """The whole server over HTTP: `python -m benchmarks.serving.http [sections...] [--seconds N]`, or `... serving http`.
 
-cpu       unique texts, LoRA adapters of 1,000 tenants: processor time of the server beside the bare forward's,
-          and latency at 50 % and 80 % of what saturates it, in open loop
+cpu       unique texts, LoRA adapters of 1,000 tenants: processor time of the server beside the bare forward's, in turn,
+          and latency at 50 % and 80 % of what saturates it, in open loop, beside a loop of the bare network alone
 repeated  texts that come back (Zipf), head-only: answers a second beside an endpoint that does nothing
 unlogged  the same with --no-log
 large     32 texts in a request, unique
@@ -21,16 +21,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
-from benchmarks.serving.registries import open_backbone, open_registry, registry_of, tenant
+from benchmarks.serving.bare_network import bare_network
+from benchmarks.serving.registries import open_backbone, registry_of, tenant
 from benchmarks.serving.report import Bar, Table
 from benchmarks.serving.servers import Server, empty_endpoint, graft_serve
 from benchmarks.serving.setting import Setting
 from benchmarks.serving.texts import Texts
+from benchmarks.serving.timing import percentile
 
 _LUA = """
 local requests, n = {}, 0
@@ -47,6 +49,8 @@ end
 """
 _MOST_A_SECOND = 1_500  # unique texts are made for at most so many a second
 _WARM_SECONDS = 400.0
+_ROUNDS = 3  # of the bare network and the closed loop, in turn
+_BARE_BATCHES = 30
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,10 @@ class Bench:
         made = self.texts.unique(count * texts, self.setting.text_tokens)
         return self.bodies(name, kind, [made[i * texts : (i + 1) * texts] for i in range(count)])
 
+    def ids(self, count: int) -> list[Sequence[int]]:
+        """Token ids of unique texts."""
+        return list(self.backbone.encode(self.texts.unique(count, self.setting.text_tokens)))
+
     def closed(self, server: Server, bodies: Path, connections: int, seconds: float | None = None) -> Load:
         """As many requests as the server answers, from `wrk`."""
         wrk = shutil.which(self.setting.wrk or "wrk")
@@ -145,30 +153,6 @@ class Bench:
         host, port = server.address
         module = [sys.executable, "-m", "benchmarks.serving.http_load"]
         return _measured(server, [*module, host, str(port), str(bodies), str(rate), str(self.setting.seconds), "256"])
-
-    @cached_property
-    def bare_cpu(self) -> float:
-        """Processor seconds a text of our own bare forward, compiled as the server has it, in batches of 32."""
-        import torch
-
-        from graftwork.serving.engine import EngineLimits
-
-        torch.set_num_threads(self.setting.threads)
-        ids = self.backbone.encode(self.texts.unique(self.setting.rows, self.setting.text_tokens))
-        with open_registry(self.setting, self.home) as services, torch.inference_mode():
-            engine = services.engine(EngineLimits(), compiled=True)
-            base = engine._bases.open(self.backbone.fingerprint)
-            batch = base.backbone.collate(ids)
-            end = time.monotonic() + _WARM_SECONDS
-            while engine.stats().compiled_batches < 3 and time.monotonic() < end:
-                base.forward.whole(batch, {})
-            samples = []
-            for _ in range(max(10, self.setting.rounds)):
-                start = time.process_time()
-                base.forward.whole(batch, {})
-                samples.append(time.process_time() - start)
-            engine.close(drain=False)
-        return float(np.median(samples)) / self.setting.rows
 
     def warm(self, server: Server, kind: str) -> None:
         """Ask until every tenant has been there, and compiled code answers everything."""
@@ -199,27 +183,35 @@ def _measured(server: Server, command: list[str]) -> Load:
 
 
 def cpu(bench: Bench) -> Iterator[Table]:
-    """Unique texts of 1,000 tenants, in closed loop and then at fixed rates."""
+    """Unique texts of 1,000 tenants in closed loop, in turn with the bare network, and then at fixed rates."""
     setting = bench.setting
-    bare = bench.bare_cpu
     table = Table(f"Unique texts of {setting.text_tokens} tokens, {setting.resident:,} tenants, LoRA", COLUMNS)
-    with bench.serve() as server:
+    with bench.serve() as server, bare_network(setting, bench.backbone) as bare:
         bench.warm(server, "lora")
         eager = server.metric("eager_batches_total")
-        full = bench.closed(server, bench.unique("full", setting.seconds), setting.connections)
-        compiled = server.metric("compiled_batches_total")
-        table.lines["closed loop"] = full.line()
+        bares, fulls = [], []
+        for number in range(_ROUNDS):
+            bares.append(bare.cpu(bench.ids(_BARE_BATCHES * setting.rows)))
+            fulls.append(bench.closed(server, bench.unique(f"full{number}", setting.seconds), setting.connections))
+            table.lines[f"closed loop, {number + 1}"] = fulls[-1].line()
         eager = server.metric("eager_batches_total") - eager
+        rate = median(full.rate for full in fulls)
         for share in (0.5, 0.8):
-            load = bench.open(server, bench.unique(f"open{share}", setting.seconds), share * full.rate)
+            load = bench.open(server, bench.unique(f"open{share}", setting.seconds), share * rate)
             table.lines[f"open loop at {share:.0%}"] = load.line()
+            alone = bare.latencies(bench.ids(int(share * rate * setting.seconds)), share * rate, setting.seconds)
+            table.notes.append(
+                f"The bare network in a loop that does nothing else, at {share:.0%}: "
+                f"p50 {1e3 * percentile(alone, 50):.1f}, p99 {1e3 * percentile(alone, 99):.1f} ms."
+            )
             if share == 0.5:
                 table.bars.append(Bar("unique texts at 50 % of saturation, p99 ms", load.p99 * 1e3, 50))
-    ratio = full.server_cpu / bare
+    ratio = median(full.server_cpu / alone for full, alone in zip(fulls, bares, strict=True))
     table.bars.insert(0, Bar("server CPU of a unique text, times the bare forward's", ratio, 1.4))
     table.notes.append(
-        f"bare forward, compiled, batches of {setting.rows}: {bare * 1e3:.2f} ms of CPU a text. "
-        f"Batches of the server so far: {compiled:.0f} compiled; {eager:.0f} eager in the closed loop."
+        f"bare forward, compiled, batches of {setting.rows}: "
+        + ", ".join(f"{1e3 * each:.2f}" for each in bares)
+        + f" ms of CPU a text before each closed loop. Batches that ran eagerly in the closed loops: {eager:.0f}."
     )
     yield table
 

@@ -60,19 +60,19 @@ class _Bench:
         """Loads at each number of adapters in slots."""
         what = "beside traffic of other tenants" if beside else "on an idle engine"
         table = Table(f"adapters that begin to answer, {what}, {self._setting.loads} of each kind", _COLUMNS)
-        how = (
-            "the request less the median request to an adapter in slots of that run"
-            if beside
-            else "the request less what tokenising, the network and the head took of it"
-        )
-        table.notes = [*_NOTES, f"A load is {how}."]
+        how = "the request" if beside else "the request less what tokenising, the network and the head took of it"
+        table.notes = [*_NOTES, f"A load is {how}, beyond what the median request to an adapter in slots took."]
         medians: dict[str, list[float]] = {COLD: [], HOST: []}
         for number in self._setting.residents:
             found = self._measure(number, beside=beside)
-            middle = statistics.median(request for request, _ in found[RESIDENT])
+            took = {
+                kind: [request - (0 if beside else computing) for request, computing in each]
+                for kind, each in found.items()
+            }
+            middle = statistics.median(took[RESIDENT])
             for kind, requests in found.items():
                 ms = [1e3 * request for request, _ in requests]
-                loads = [1e3 * (request - (middle if beside else computing)) for request, computing in requests]
+                loads = [1e3 * (each - middle) for each in took[kind]]
                 line = (percentile(ms, 50), percentile(ms, 99), percentile(loads, 50), percentile(loads, 99))
                 table.lines[f"{number:,} loaded, {kind}"] = line
                 if kind in medians:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,24 @@ _CHUNK = 64
 _PATIENCE = 600.0
 
 
-def bare_forwards(setting: Setting, backbone: Backbone, batch: TokenBatch) -> dict[str, Callable[[], Any]]:
-    """What our engine runs for a batch without adapters, by name: calls that give the last hidden state."""
+def bare_networks(setting: Setting, backbone: Backbone) -> dict[str, Callable[[TokenBatch], Any]]:
+    """What our engine runs for batches without adapters, by name: each gives the last hidden state of a batch."""
     places = adaptable(backbone)
     eager = Forward(backbone, places)
-    forwards = {"ours, eager": lambda: eager.whole(batch, {})}
+    networks: dict[str, Callable[[TokenBatch], Any]] = {"ours, eager": lambda batch: eager.whole(batch, {})}
     if setting.compiled:
         compiler, meter = _compiler(setting.store), Meter()
         compiled = CompiledForward(backbone, places, setting.model, compiler, meter)
         compiler.settle(_PATIENCE)
         if not len(compiled):
             raise SystemExit("the network could not be compiled; --eager leaves it out")
-        forwards["ours, compiled"] = lambda: compiled.whole(batch, {})
-    return forwards
+        networks["ours, compiled"] = lambda batch: compiled.whole(batch, {})
+    return networks
+
+
+def bare_forwards(setting: Setting, backbone: Backbone, batch: TokenBatch) -> dict[str, Callable[[], Any]]:
+    """The same as calls for one batch."""
+    return {name: partial(run, batch) for name, run in bare_networks(setting, backbone).items()}
 
 
 class Steps:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from benchmarks.serving import peers
 from benchmarks.serving.bare_forward import random_batch
 from benchmarks.serving.ours import steps_over
 from benchmarks.serving.peft_models import peft_model
@@ -17,6 +18,7 @@ from benchmarks.serving.texts import Texts
 from benchmarks.serving.timing import Candidate, clocked, interleaved
 
 PRODUCTS = "matrix products alone"
+OPENVINO = "OpenVINO, bare forward"
 
 
 def run(setting: Setting) -> Iterator[Table]:
@@ -46,6 +48,8 @@ def _table(setting: Setting, asked: str) -> Table:
         candidates = [switching(count) for count in setting.distinct]
         candidates.append(engine.batch(f"ours, {most}", [digests[row % most] for row in range(setting.rows)]))
         candidates.append(clocked(PRODUCTS, products_alone(backbone, setting.rows * setting.tokens)))
+        if peers.installed("openvino"):
+            candidates.append(clocked(OPENVINO, peers.openvino(setting.model, dtype, batch)))
         with torch.inference_mode():
             timings = interleaved(candidates, setting.rounds)
     ours, theirs = f"ours, {most}, whole step", f"PEFT set_adapter, {most}"
@@ -57,4 +61,8 @@ def _table(setting: Setting, asked: str) -> Table:
         f"{PRODUCTS}: those of the linear layers for all tokens, nothing else. What computes them in {dtype} here "
         f"can be at most {timings.ratio(theirs, PRODUCTS):.1f} times as fast as switching among {most}."
     ]
+    if OPENVINO in timings.rounds:
+        table.notes.append(
+            f"{OPENVINO}: without any adapter, it is {timings.ratio(theirs, OPENVINO):.1f} times as fast as switching."
+        )
     return table

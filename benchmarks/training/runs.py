@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class Bench:
 
     def run(self, data: str, rows: int, per_class: bool, seed: int, contestant: str) -> Run | None:
         """Train and judge one contestant; None when its process failed, which is told."""
-        train, test = self._files(data, rows, per_class, seed)
+        train, test = draw(self._folder, data, rows, per_class, seed)
         note, tuning, first_step = "", 0.0, None
         if contestant in RATES:
             rate, tuning = self._tuned(data, rows, per_class, contestant)
@@ -114,7 +114,7 @@ class Bench:
             predicted = json.loads(done.stdout.splitlines()[-1])["predicted"]
         right = [mine == theirs for mine, theirs in zip(predicted, truth, strict=True)]
         accuracy = sum(right) / len(right)
-        f1 = _macro_f1(predicted, truth)
+        f1 = macro_f1(predicted, truth)
         return Run(
             data, rows, per_class, seed, contestant, seconds, peak, accuracy, f1, right, note, tuning, first_step
         )
@@ -139,7 +139,7 @@ class Bench:
         """The best rate on a fifth of the first seed's training rows, and the seconds it took to find it."""
         key = (data, rows, per_class, peer)
         if key not in self._rates:
-            train, _ = self._files(data, rows, per_class, 0)
+            train, _ = draw(self._folder, data, rows, per_class, 0)
             content = _rows(train)
             cut = len(content) * 4 // 5
             inner, held = self._folder / "tune-train.csv", self._folder / "tune-held.csv"
@@ -157,17 +157,18 @@ class Bench:
         right = [mine == theirs for mine, theirs in zip(predicted, _labels(held), strict=True)]
         return float(sum(right) / len(right))
 
-    def _files(self, data: str, rows: int, per_class: bool, seed: int) -> tuple[Path, Path]:
-        """The rows of a seed, drawn anew from the whole training file, and the same test rows for all."""
-        source = CACHE / "datasets" / SETS[data]
-        train, test = self._folder / f"{data}-{rows}-{per_class}-{seed}.csv", self._folder / f"{data}-test.csv"
-        content = _texts(data, source / "train.csv")
-        random.Random(seed).shuffle(content)
-        _write(train, _first_of_each(content, rows) if per_class else content[:rows])
-        held = _texts(data, source / "test.csv")
-        random.Random(0).shuffle(held)
-        _write(test, held[:TEST_ROWS])
-        return train, test
+
+def draw(folder: Path, data: str, rows: int, per_class: bool, seed: int) -> tuple[Path, Path]:
+    """Files of the rows of a seed, drawn anew from the whole training file, and of the same test rows for all."""
+    source = CACHE / "datasets" / SETS[data]
+    train, test = folder / f"{data}-{rows}-{per_class}-{seed}.csv", folder / f"{data}-test.csv"
+    content = _texts(data, source / "train.csv")
+    random.Random(seed).shuffle(content)
+    _write(train, _first_of_each(content, rows) if per_class else content[:rows])
+    held = _texts(data, source / "test.csv")
+    random.Random(0).shuffle(held)
+    _write(test, held[:TEST_ROWS])
+    return train, test
 
 
 def _process(command: list[str], environment: dict[str, str]) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -216,7 +217,8 @@ def _first_of_each(rows: list[dict[str, str]], count: int) -> list[dict[str, str
     return kept
 
 
-def _macro_f1(predicted: list[str], truth: list[str]) -> float:
+def macro_f1(predicted: Sequence[str], truth: Sequence[str]) -> float:
+    """The mean of the classes' F1."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(truth, predicted, average="macro", zero_division=0))

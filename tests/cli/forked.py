@@ -13,16 +13,18 @@ import atexit
 import ctypes
 import importlib
 import json
+import mmap
 import os
 import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,8 @@ class Job:
         kill_at: it kills itself with SIGKILL at this share of its steps, 0 being the first and 1 the last; None to
             let it live. A step is a call that writes or commits (fsync, rename, an SQL statement, a commit), a step
             of the progress, and last the end. The job before that was let live tells how many there are.
+        kill_at_time: it is killed from outside at this share of the seconds that the job before took that was let
+            live, whatever it is doing.
         kill_with: the signal it sends itself instead.
         file_limit: no file may grow beyond so many bytes, as on a full disk.
         unprivileged: root too may write only what the permissions of files allow.
@@ -73,6 +77,7 @@ class Job:
     home: str
     line: list[str]
     kill_at: float | None = None
+    kill_at_time: float | None = None
     kill_with: int = signal.SIGKILL
     file_limit: int | None = None
     unprivileged: bool = False
@@ -81,12 +86,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of it: the exit code (negative: the signal), what it printed, and the steps it reached."""
+    """What became of it.
+
+    Attributes:
+        code: the exit code; negative: the signal.
+        out: what it printed.
+        err: what it printed on standard error.
+        steps: that it reached, of one that ended by itself.
+        last: the stage it was in and the step it reached last, when it ended.
+    """
 
     code: int
     out: str
     err: str
     steps: int
+    last: tuple[str, str] = ("", "")
 
     @property
     def error(self) -> Any:
@@ -105,7 +119,7 @@ def run_jobs(jobs: Sequence[Job]) -> list[Outcome]:
     forking.stdin.flush()
     told = forking.stdout.readline()
     assert told, forking.stderr.read()
-    outcomes = [Outcome(**outcome) for outcome in json.loads(told)]
+    outcomes = [Outcome(**{**outcome, "last": tuple(outcome["last"])}) for outcome in json.loads(told)]
     assert [outcome.err for outcome in outcomes if "Traceback" in outcome.err] == []
     return outcomes
 
@@ -122,21 +136,44 @@ def _forking() -> subprocess.Popen[str]:
     return child
 
 
+_LONGEST = 200
+
+
+class _Place:
+    """Where a child is, in memory that its parent reads when the child was killed."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 2 * _LONGEST)
+
+    def write(self, stage: str | None, step: str) -> None:
+        for place, text in enumerate((stage, step)):
+            if text is not None:
+                self._memory[place * _LONGEST : (place + 1) * _LONGEST] = text.encode()[:_LONGEST].ljust(_LONGEST)
+
+    def read(self) -> tuple[str, str]:
+        return self._read(0), self._read(1)
+
+    def _read(self, place: int) -> str:
+        return self._memory[place * _LONGEST : (place + 1) * _LONGEST].decode(errors="replace").strip(" \0")
+
+
 class _Steps:
-    def __init__(self, kill_at: int | None, kill_with: int) -> None:
+    def __init__(self, kill_at: int | None, kill_with: int, place: _Place) -> None:
         self.count = 0
+        self._place = place
         self._kill_at = kill_at
         self._kill_with = kill_with
         self._lock = threading.Lock()
 
-    def reach(self, *_: object, **__: object) -> None:
+    def reach(self, kind: str, *_: object, stage: str | None = None) -> None:
         with self._lock:
+            self._place.write(stage, kind)
             if self.count == self._kill_at:
                 os.kill(os.getpid(), self._kill_with)
             self.count += 1
 
 
-def _before(reach: Callable[..., object], owner: Any, name: str) -> None:
+def _before(reach: Callable[[], object], owner: Any, name: str) -> None:
     real = getattr(owner, name)
 
     def counted(*arguments: Any, **options: Any) -> Any:
@@ -152,7 +189,18 @@ def _drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def _graft(job: Job, kill_at: int | None, wait: Callable[[], None]) -> tuple[int, int]:
+def _named(steps: _Steps, progress: Any) -> None:
+    """Count stages as steps, and note their names."""
+    real = progress.stage
+
+    def counted(self: Any, name: str, total: int | None) -> None:
+        steps.reach("stage", stage=name)
+        real(self, name, total)
+
+    progress.stage = counted
+
+
+def _graft(job: Job, kill_at: int | None, wait: Callable[[], None], place: _Place) -> tuple[int, int]:
     """In the child: prepare what is to happen, run `graft`; returns its exit code and the steps."""
     from graftwork import cli
     from graftwork.cli.progress import DrawnProgress
@@ -160,13 +208,13 @@ def _graft(job: Job, kill_at: int | None, wait: Callable[[], None]) -> tuple[int
 
     os.environ["GRAFT_HOME"] = job.home
     sys.argv = ["graft", *job.line]
-    steps = _Steps(kill_at, job.kill_with)
-    _before(steps.reach, os, "fsync")
-    _before(steps.reach, Path, "replace")
-    _before(steps.reach, DrawnProgress, "stage")
-    _before(steps.reach, DrawnProgress, "advance")
-    event.listen(sa.Engine, "before_cursor_execute", steps.reach)
-    event.listen(sa.Engine, "commit", steps.reach)
+    steps = _Steps(kill_at, job.kill_with, place)
+    _before(partial(steps.reach, "fsync"), os, "fsync")
+    _before(partial(steps.reach, "rename"), Path, "replace")
+    _before(partial(steps.reach, "advance"), DrawnProgress, "advance")
+    _named(steps, DrawnProgress)
+    event.listen(sa.Engine, "before_cursor_execute", partial(steps.reach, "statement"))
+    event.listen(sa.Engine, "commit", partial(steps.reach, "commit"))
     if job.gate:
         _before(wait, Catalog, "publish")
     if job.unprivileged and os.geteuid() == 0:
@@ -176,7 +224,7 @@ def _graft(job: Job, kill_at: int | None, wait: Callable[[], None]) -> tuple[int
     try:
         cli.main()
     except SystemExit as ended:
-        steps.reach()
+        steps.reach("end")
         return int(ended.code or 0), steps.count
     raise AssertionError("graft did not exit")
 
@@ -184,7 +232,8 @@ def _graft(job: Job, kill_at: int | None, wait: Callable[[], None]) -> tuple[int
 class _Child:
     """A forked `graft`, its pipes and its end."""
 
-    def __init__(self, job: Job, kill_at: int | None = None) -> None:
+    def __init__(self, job: Job, kill_at: int | None = None, kill_after: float | None = None) -> None:
+        self._place = _Place()
         out, err, steps, ready, go = (os.pipe() for _ in range(5))
         self._pid = os.fork()
         if self._pid == 0:
@@ -198,7 +247,7 @@ class _Child:
 
             code = 70
             try:
-                code, count = _graft(job, kill_at, wait)
+                code, count = _graft(job, kill_at, wait, self._place)
                 os.write(steps[1], str(count).encode())
             except BaseException:
                 traceback.print_exc()
@@ -209,6 +258,9 @@ class _Child:
             os.close(pipe[1])
         os.close(go[0])
         self._out, self._err, self._steps, self._ready, self._go = out[0], err[0], steps[0], ready[0], go[1]
+        self._killer = threading.Timer(kill_after or 0, os.kill, (self._pid, job.kill_with))
+        if kill_after is not None:
+            self._killer.start()
 
     def wait_until_ready(self) -> None:
         os.read(self._ready, 1)
@@ -220,8 +272,11 @@ class _Child:
         said = [_read(pipe).decode() for pipe in (self._out, self._err, self._steps)]
         for pipe in (self._ready, self._go):
             os.close(pipe)
+        self._killer.cancel()
+        if self._killer.ident is not None:
+            self._killer.join()
         code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        return Outcome(code, said[0], said[1], int(said[2] or 0))
+        return Outcome(code, said[0], said[1], int(said[2] or 0), self._place.read())
 
 
 def _read(pipe: int) -> bytes:
@@ -237,11 +292,14 @@ def _run(jobs: Sequence[Job]) -> list[Outcome]:
         child.let_go()
     together = iter([child.outcome() for child in gated])
     outcomes: list[Outcome] = []
-    steps = 0
+    steps, seconds = 0, 0.0
     for job in jobs:
         kill_at = None if job.kill_at is None else round(job.kill_at * (steps - 1))
-        outcomes.append(next(together) if job.gate else _Child(job, kill_at).outcome())
-        steps = outcomes[-1].steps or steps
+        kill_after = None if job.kill_at_time is None else job.kill_at_time * seconds
+        began = time.monotonic()
+        outcomes.append(next(together) if job.gate else _Child(job, kill_at, kill_after).outcome())
+        if outcomes[-1].steps:
+            steps, seconds = outcomes[-1].steps, time.monotonic() - began
     return outcomes
 
 

@@ -37,7 +37,10 @@ def test_a_run_is_priced_before_it_by_strategy_and_hardware(graft: Graft, home: 
         assert 0 < short.pop("strategy") < long.pop("strategy")
         assert short == long
     assert found["calibration"]["measured_now"]
-    assert set(found["calibration"]["steps"]) == {"lora", "prefix-tuning", "partial", "full"}
+    assert set(found["calibration"]["steps"]) == {
+        *(f"{name}, 32 rows" for name in ("lora", "prefix-tuning", "partial", "full")),
+        "lora, 16 rows",  # those of auto
+    }
     assert found["assumptions"]["utilisation"] == {"t4": 0.25}
     again = graft([*line, "--strategy", "lora", "--json"]).json
     assert not again["calibration"]["measured_now"]

@@ -36,6 +36,7 @@ PLAN = Plan(
     tokens=800,
     longest=20,
     steps=4,
+    batch_size=32,
     memory=MEMORY,
     work=WORK,
 )
@@ -43,7 +44,6 @@ RATES = Rates(
     machine="m",
     base="b",
     dtype="float32",
-    batch_size=32,
     tokens=10,
     measured_at=datetime(2026, 1, 1, tzinfo=UTC),
     load=3.0,
@@ -52,7 +52,7 @@ RATES = Rates(
     probe=0.001,
     judging=0.01,
     judging_fixed=0.5,
-    steps={"full": 500.0},
+    steps={"full, 32 rows": 500.0},
 )
 ROWS = Rows(count=80, classes=3, test=20, test_tokens=200, check_seconds=0.25)
 
@@ -83,6 +83,14 @@ def test_a_run_here_by_hand() -> None:
     assert corrected.seconds == pytest.approx(1.5 * estimate.seconds)
     assert (corrected.corrected_bytes, corrected.corrected_by) == (7_380, 4)
     assert estimate.corrected(None) is estimate
+
+
+def test_lora_imports_peft() -> None:
+    rates = RATES.model_copy(update={"peft": 1.5, "steps": {"full, 32 rows": 500.0, "lora, 32 rows": 500.0}})
+    lora, full = (
+        estimate_run(name, replace(PLAN, strategy=name), rates, ROWS).stages["strategy"] for name in ("lora", "full")
+    )
+    assert lora == pytest.approx(full + 1.5)
 
 
 def test_a_run_elsewhere_by_hand() -> None:
@@ -141,7 +149,7 @@ def test_more_epochs_more_rows_and_slower_machines_take_longer(epochs: int, more
     seconds = estimate_run("full", plan, RATES, ROWS).seconds
     assert estimate_run("full", longer, RATES, ROWS).seconds > seconds
     assert estimate_run("full", plan, RATES, replace(ROWS, test_tokens=200 + more)).seconds > seconds
-    weak = RATES.model_copy(update={"reading": 1_000 / slower, "steps": {"full": 500 / slower}})
+    weak = RATES.model_copy(update={"reading": 1_000 / slower, "steps": {"full, 32 rows": 500 / slower}})
     assert estimate_run("full", plan, weak, ROWS).seconds >= seconds
 
 
@@ -170,15 +178,16 @@ def test_rates_are_measured_and_kept(backbone_of: Callable[..., Backbone], tmp_p
     }
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
     found = measure_rates(backbone, prepared, plans, config, load=1.5)
-    assert set(found.steps) == {"lora", "full"}
+    assert set(found.steps) == {"lora, 8 rows", "full, 8 rows"}
     assert min(found.reading, found.probe, *found.steps.values()) > 0
     assert found.covers(plans)
-    assert (found.machine, found.batch_size, found.load) == (machine_name(), 8, 1.5)
+    assert not found.covers({"auto": replace(plans["lora"], batch_size=4)})  # its steps are others
+    assert (found.machine, found.load) == (machine_name(), 1.5)
     for name, value in backbone.model.state_dict().items():
         assert value.equal(before[name])
 
     def kept(**other: object) -> Rates | None:
-        wanted = {"base": found.base, "dtype": "float32", "batch_size": 8, "tokens": found.tokens} | other
+        wanted = {"base": found.base, "dtype": "float32", "tokens": found.tokens} | other
         return kept_rates(tmp_path / "rates", **wanted)  # type: ignore[arg-type]
 
     assert kept() is None
@@ -188,6 +197,6 @@ def test_rates_are_measured_and_kept(backbone_of: Callable[..., Backbone], tmp_p
     assert kept(base="another") is None
     next((tmp_path / "rates").iterdir()).write_text("{")
     assert kept() is None
-    only = found.model_copy(update={"steps": {"lora": 1.0}, "load": None})
-    assert only.and_of(found).steps == {**found.steps, "lora": 1.0}
+    only = found.model_copy(update={"steps": {"lora, 8 rows": 1.0}, "load": None})
+    assert only.and_of(found).steps == {**found.steps, "lora, 8 rows": 1.0}
     assert only.and_of(found).load == 1.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ CONFIG = TrainingConfig.parse(
     strategy="lora",
     assignments=["fine_tuning.epochs=2", "fine_tuning.learning_rate=5e-3", "lora.rank=2", "fine_tuning.batch_size=32"],
 )
+CONFIG_OF_ONE_EPOCH = CONFIG.model_copy(update={"fine_tuning": CONFIG.fine_tuning.model_copy(update={"epochs": 1})})
 ROWS = sentences(0, 150)
 
 
@@ -79,6 +81,12 @@ def test_a_network_from_scratch_has_the_shape_and_none_of_the_knowledge(bert: Ba
     assert unlike == []
     assert all(torch.equal(value, dict(same.model.named_parameters())[name]) for name, value in own.items())
     assert first.fingerprint != bert.fingerprint
+    torch.manual_seed(1)
+    lean = scratch_backbone(bert, bert.encode(["the fox", "a dog"]))
+    assert len(lean.model.get_input_embeddings().weight) < 12 < len(bert.model.get_input_embeddings().weight)  # type: ignore[operator]
+    assert torch.equal(lean.embed(["a fox", "the dog"]), first.embed(["a fox", "the dog"]))
+    with pytest.raises(IndexError):
+        lean.embed(["the river"])
     assert not any(value.requires_grad for value in own.values())
 
 
@@ -127,8 +135,11 @@ def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
     chosen = made.run("scratch")
     assert chosen is not None
     losses = {rate: one.loss for rate, one in tried.items() if one is not None}
-    assert chosen.learning_rate == min(losses, key=losses.__getitem__)
-    assert len(set(losses.values())) == 2
+    better, likeliest = sorted(losses, key=losses.__getitem__)
+    monkeypatch.setattr("graftwork.training.references.RATES", (likeliest, better))
+    for shown, rate in ((0.9, likeliest), (0.0, better)):  # the likeliest, unless another is shown to be better
+        monkeypatch.setattr("graftwork.training.references._SHOWN", shown)
+        assert made._best_rate() == rate
     before = set(tmp_path.iterdir())
     assert len(before) == 3
     first = made.run("scratch", count=60, draw=1)
@@ -147,6 +158,15 @@ def test_what_is_kept_is_not_trained_again_and_what_is_damaged_is(
     other = made.run("scratch", count=60, draw=2)
     assert other is not None
     assert not np.array_equal(other.probabilities, first.probabilities)
+
+
+def test_an_adapter_of_one_epoch_is_measured_by_the_best_rate_s_own_run(
+    bert: Backbone, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftwork.training.references.RATES", (1e-4, 1e-3))
+    one = replace(references(bert, trained, tmp_path), config=CONFIG_OF_ONE_EPOCH)
+    assert one.run("scratch") is not None
+    assert len(list(tmp_path.iterdir())) == 2  # the rates, and nothing else
 
 
 def test_the_report_has_every_reference_and_the_curves_end_at_all_rows(

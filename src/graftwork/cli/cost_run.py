@@ -76,14 +76,15 @@ def tell_cost(
         calibrate: measure this machine anew.
         as_json: as one JSON document.
     """
-    libraries = _import_libraries()
+    libraries = _seconds_to_import("graftwork.backbones.load", "graftwork.training.job")
+    peft = _seconds_to_import("peft.tuners.lora")
     from graftwork.cli.planning import plan_runs
     from graftwork.cli.training.rows import Given
     from graftwork.training.rates import machine_name
 
     # Training from scratch is what full fine-tuning does, so it is planned in any case.
     planned = plan_runs(opened, base, Given(rows, test=test), config, list(dict.fromkeys([*strategies, "full"])))
-    rates, fresh = rates_for(opened, planned, config, libraries=libraries, calibrate=calibrate)
+    rates, fresh = rates_for(opened, planned, config, libraries=libraries, peft=peft, calibrate=calibrate)
     past = past_runs(opened, planned.base.fingerprint)
     epochs, epochs_from = _scratch_epochs(opened, planned, rates)
     lines = [
@@ -104,7 +105,13 @@ def tell_cost(
 
 
 def rates_for(
-    opened: Services, planned: Planned, config: TrainingConfig, *, libraries: float = 0.0, calibrate: bool = False
+    opened: Services,
+    planned: Planned,
+    config: TrainingConfig,
+    *,
+    libraries: float = 0.0,
+    peft: float = 0.0,
+    calibrate: bool = False,
 ) -> tuple[Rates, bool]:
     """Rates of this machine for plans, and whether they were measured just now.
 
@@ -113,13 +120,14 @@ def rates_for(
         planned: the rows and the plans.
         config: the settings.
         libraries: seconds that importing them took.
+        peft: seconds that importing PEFT took after them.
         calibrate: measure anew what was measured before.
     """
     from graftwork.training.rates import keep_rates, measure_rates
 
     folder = opened.settings.home / "rates"
-    known = known_rates(opened, planned, config)
-    plans = {plan.strategy: plan for plan in planned.plans.values()}
+    known = known_rates(opened, planned)
+    plans = {plan.pace: plan for plan in planned.plans.values()}
     if known is not None and known.covers(plans) and not calibrate:
         return known, False
     start = time.perf_counter()
@@ -127,22 +135,22 @@ def rates_for(
     loaded = libraries + time.perf_counter() - start
     measured = measure_rates(backbone, planned.prepared, plans, config, load=loaded)
     weights = next(iter(planned.plans.values())).memory.weights
-    measured = measured.model_copy(update={"process_bytes": max(0, resident_bytes() - weights)})
+    measured = measured.model_copy(update={"peft": peft, "process_bytes": max(0, resident_bytes() - weights)})
     if known is not None:
         measured = measured.and_of(known)
     keep_rates(folder, measured)
     return measured, True
 
 
-def _import_libraries() -> float:
-    """Seconds for what a run imports while it loads; next to nothing where it was imported before."""
+def _seconds_to_import(*modules: str) -> float:
+    """Seconds for what a run imports; next to nothing where it was imported before."""
     start = time.perf_counter()
-    importlib.import_module("graftwork.backbones.load")
-    importlib.import_module("graftwork.training.job")
+    for module in modules:
+        importlib.import_module(module)
     return time.perf_counter() - start
 
 
-def known_rates(opened: Services, planned: Planned, config: TrainingConfig) -> Rates | None:
+def known_rates(opened: Services, planned: Planned) -> Rates | None:
     """What was measured before for such rows; None when nothing was."""
     from graftwork.training.rates import kept_rates
 
@@ -150,7 +158,6 @@ def known_rates(opened: Services, planned: Planned, config: TrainingConfig) -> R
         opened.settings.home / "rates",
         base=planned.base.fingerprint,
         dtype=planned.dtype,
-        batch_size=config.fine_tuning.batch_size,
         tokens=next(iter(planned.plans.values())).work.tokens / planned.rows.count,
     )
 

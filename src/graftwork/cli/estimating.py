@@ -59,7 +59,7 @@ def _estimate(
     read: Mapping[str, int] = told["read"]
     classes = len(manifest.labels)
     config = config.scheduled("text")  # only of texts it is noted what was read
-    rates = _rates(opened, base, config, read)
+    rates = _rates(opened, base, read)
     if rates is None:
         return None
     from graftwork.backbones.device import choose_device, choose_dtype
@@ -100,7 +100,7 @@ def _estimate(
     }
 
 
-def _rates(opened: Services, base: BaseModel, config: TrainingConfig, read: Mapping[str, int]) -> Rates | None:
+def _rates(opened: Services, base: BaseModel, read: Mapping[str, int]) -> Rates | None:
     folder = opened.settings.home / "rates"
     if not folder.is_dir():
         return None  # nothing heavy is imported where nobody has measured
@@ -111,7 +111,6 @@ def _rates(opened: Services, base: BaseModel, config: TrainingConfig, read: Mapp
         folder,
         base=base.fingerprint,
         dtype=dtype_name(choose_dtype(choose_device(opened.settings.device), opened.settings.dtype)),
-        batch_size=config.fine_tuning.batch_size,
         tokens=read["tokens"] / read["rows"],
     )
 

@@ -244,29 +244,37 @@ def _lay_out(
     places: Mapping[str, Place],
     dtype: torch.dtype,
 ) -> dict[int, dict[str, LowRank]]:
-    """All updates side by side in one piece of memory, so that one look tells whether all numbers are finite."""
-    sizes = {}
+    """Updates of one shape side by side, so that a few operations lay out and check all of them."""
+    alike: dict[tuple[int, int, int], list[str]] = {}
     for module, (rank, _) in shapes.items():
-        sizes[module] = rank_bucket(rank) * places[module].inputs, rank_bucket(rank) * places[module].outputs
-    memory = torch.zeros(sum(map(sum, sizes.values())), dtype=dtype)
-    parts = iter(torch.split(memory, [size for pair in sizes.values() for size in pair]))
+        alike.setdefault((rank, places[module].inputs, places[module].outputs), []).append(module)
     buckets: dict[int, dict[str, LowRank]] = {}
-    for module, (rank, scale) in shapes.items():
-        place, padded = places[module], rank_bucket(rank)
-        a, b = next(parts).view(place.inputs, padded), next(parts).view(padded, place.outputs)
-        a[:, :rank] = pairs[module]["A"].T
-        b[:rank] = pairs[module]["B"].T.float() * scale
-        buckets.setdefault(padded, {})[module] = LowRank(a, b)
-    if not torch.isfinite(memory).all():
-        raise _refused(
-            [
-                Problem(f"{TENSORS}, {module}", f"holds NaN or infinity in {str(dtype).removeprefix('torch.')}")
-                for bucket in buckets.values()
-                for module, update in bucket.items()
-                if not (torch.isfinite(update.a).all() and torch.isfinite(update.b).all())
+    problems: list[Problem] = []
+    for (rank, inputs, outputs), modules in alike.items():
+        padded = rank_bucket(rank)
+        a = torch.zeros(len(modules), inputs, padded, dtype=dtype)
+        b = torch.zeros(len(modules), padded, outputs, dtype=dtype)
+        scales = torch.tensor([shapes[module][1] for module in modules])
+        a[:, :, :rank] = torch.stack([pairs[module]["A"] for module in modules]).mT
+        b[:, :rank] = torch.stack([pairs[module]["B"] for module in modules]).mT * scales[:, None, None]
+        if not (_finite(a) and _finite(b)):
+            name = str(dtype).removeprefix("torch.")
+            problems += [
+                Problem(f"{TENSORS}, {module}", f"holds NaN or infinity in {name}")
+                for module, one, other in zip(modules, a, b, strict=True)
+                if not (torch.isfinite(one).all() and torch.isfinite(other).all())
             ]
+        buckets.setdefault(padded, {}).update(
+            {module: LowRank(one, other) for module, one, other in zip(modules, a, b, strict=True)}
         )
+    if problems:
+        raise _refused(problems)
     return buckets
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all numbers are finite. A sum, which any NaN or infinity spoils, is the cheapest way to know that."""
+    return math.isfinite(values.sum(dtype=torch.float64).item()) or bool(torch.isfinite(values).all())
 
 
 def _check_config(settings: Any) -> list[Problem]:

@@ -17,6 +17,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from graftwork.adaptation.lora import Lora
+
 if TYPE_CHECKING:
     from graftwork.evaluation.estimates import Correction, Stops
     from graftwork.prices import Hardware
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 _HELD = {"lora": 2.0, "prefix-tuning": 1.4, "partial": 1.15, "full": 1.15}
 """What a process has at most in proportion to the plan, without `tight_memory`: the C library keeps freed blocks in a
 heap whose gaps do not fit what is wanted next. Measured on MiniLM, texts of 128 tokens (decision 0057)."""
+
+_READ_TOGETHER = 32
+"""Rows that are read at once, about; it decides only how often hardware elsewhere starts a batch."""
 
 SCRATCH_EPOCHS = 12
 """Epochs after which training from scratch is taken to stop where the registry has measured none."""
@@ -140,13 +145,13 @@ def estimate_run(
 
 def _stages(plan: Plan, speed: _Speed, rates: Rates, rows: Rows) -> dict[str, float]:
     """Seconds by stage."""
-    batches = math.ceil(rows.count / rates.batch_size)
+    batches = math.ceil(rows.count / _READ_TOGETHER)
     return {
         "load": rates.load or 0.0,
         "check": rows.check_seconds,
         "features": speed.read(plan.work.reading, batches),
         "probe": rates.probe * rows.count * plan.width * rows.classes,
-        "strategy": _training(plan, speed, batches),
+        "strategy": _training(plan, speed, batches) + (rates.peft if plan.strategy == Lora.name else 0.0),
         "judge": _judging(plan, speed, rates, rows),
     }
 
@@ -164,7 +169,7 @@ def scratch_seconds(full: Plan, rates: Rates, rows: Rows, hardware: Hardware | N
     plan = full.stopped_after(epochs)
     plan = replace(plan, work=replace(plan.work, signs=False))
     speed = _Speed.of(full, rates, hardware)
-    return SCRATCH_RATES * _training(plan, speed, math.ceil(rows.count / rates.batch_size))
+    return SCRATCH_RATES * _training(plan, speed, math.ceil(rows.count / _READ_TOGETHER))
 
 
 def _training(plan: Plan, speed: _Speed, batches: int) -> float:
@@ -183,7 +188,7 @@ def _judging(plan: Plan, speed: _Speed, rates: Rates, rows: Rows) -> float:
     if not rows.test:
         return 0.0
     passes = 2 if plan.work.step and plan.work.kept else 1
-    read = speed.read(passes * rows.test_tokens * plan.work.whole, math.ceil(rows.test / rates.batch_size))
+    read = speed.read(passes * rows.test_tokens * plan.work.whole, math.ceil(rows.test / _READ_TOGETHER))
     return read + passes * (rates.judging_fixed + rates.judging * rows.test)
 
 
@@ -206,7 +211,7 @@ class _Speed:
         reached = None if hardware is None else hardware.flops_per_second
         if hardware is not None and reached is not None:
             return cls(reached, reached, hardware.step_ms / 1000)
-        return cls(rates.reading, rates.steps[plan.strategy] if plan.work.step else rates.reading, 0.0)
+        return cls(rates.reading, rates.steps[plan.pace] if plan.work.step else rates.reading, 0.0)
 
     def read(self, operations: float, batches: float) -> float:
         return max(operations / self.reading, batches * self.least) if operations else 0.0

@@ -133,6 +133,7 @@ class Plan:
         tokens: of all these rows together.
         longest: tokens of the longest row.
         steps: optimizer steps at most.
+        batch_size: rows of an optimizer step.
         memory: bytes by part.
         work: operations by part.
     """
@@ -148,8 +149,14 @@ class Plan:
     tokens: int
     longest: int
     steps: int
+    batch_size: int
     memory: Memory
     work: Work
+
+    @property
+    def pace(self) -> str:
+        """What the speed of its optimizer steps depends on, beside base and texts: strategy and rows of a step."""
+        return f"{self.strategy}, {self.batch_size} rows"
 
     @property
     def flops(self) -> int:
@@ -223,6 +230,7 @@ def make_plan(
         tokens=sum(lengths),
         longest=max(lengths),
         steps=steps,
+        batch_size=tuning.batch_size,
         memory=_memory(
             counts,
             trainable,

@@ -4,8 +4,8 @@
 
 What is run is what a run would do: texts of the file at hand go through the base, the probe is fitted, and of each
 strategy some optimizer steps are made. Rates are operations of the plan a second, so that what a plan does not count
-(activations, norms, the optimizer, padding) is in them. They hold for one machine, base, dtype, batch size and, within
-a factor of 1.4, one mean length of the texts.
+(activations, norms, the optimizer, padding) is in them. They hold for one machine, base, dtype and, within a factor of
+1.4, one mean length of the texts; those of steps also for one strategy and batch size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from graftwork.training.task import Task
 
 _SAMPLE_ROWS = 192
-_READING_SECONDS, _STEP_SECONDS = 0.3, 0.3
+_READING_SECONDS, _STEP_SECONDS = 0.3, 3.0
 _FEWEST_STEPS = 3
 _ODD = 64  # rows on which fixed parts of the judgement are timed
 
@@ -47,16 +47,16 @@ class Rates(BaseModel):
         machine: processor, cores and threads.
         base: fingerprint of the base model.
         dtype: of the frozen base.
-        batch_size: rows of an optimizer step.
         tokens: mean tokens of the rows it was measured on.
         measured_at: when.
         load: seconds for libraries and base model; None where both were there already.
+        peft: seconds for importing PEFT, which LoRA alone needs.
         process_bytes: that the process had before any of the plan's parts: Python, libraries, rows.
         reading: operations a second of the frozen base without gradients.
         probe: seconds a row, unit of width and class for fitting the probe.
         judging: seconds a test row for metrics and intervals.
         judging_fixed: seconds of that whatever the number of rows.
-        steps: operations a second in optimizer steps, by strategy.
+        steps: operations a second in optimizer steps, by `Plan.pace`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -64,10 +64,10 @@ class Rates(BaseModel):
     machine: str
     base: str
     dtype: str
-    batch_size: int = Field(ge=1)
     tokens: float = Field(gt=0)
     measured_at: datetime
     load: float | None = Field(None, ge=0)
+    peft: float = Field(0.0, ge=0)
     process_bytes: int = Field(0, ge=0)
     reading: float = Field(gt=0)
     probe: float = Field(ge=0)
@@ -76,13 +76,14 @@ class Rates(BaseModel):
     steps: dict[str, float]
 
     def covers(self, plans: Mapping[str, Plan]) -> bool:
-        """Whether every strategy was measured that is planned."""
-        return all(name in self.steps for name, plan in plans.items() if plan.work.step)
+        """Whether the steps of every plan were measured."""
+        return all(plan.pace in self.steps for plan in plans.values() if plan.work.step)
 
     def and_of(self, other: Rates) -> Rates:
         """With the strategies of an earlier calibration that this one did not measure, and its loading."""
         load = other.load if self.load is None else self.load
-        return self.model_copy(update={"steps": {**other.steps, **self.steps}, "load": load})
+        peft = self.peft or other.peft
+        return self.model_copy(update={"steps": {**other.steps, **self.steps}, "load": load, "peft": peft})
 
 
 def machine_name() -> str:
@@ -106,7 +107,7 @@ def measure_rates(
     Args:
         backbone: the frozen backbone.
         prepared: the rows of the run.
-        plans: what is to be measured, by strategy.
+        plans: what is to be measured.
         config: the settings.
         load: seconds that loading took.
         process_bytes: of the process before the base was loaded.
@@ -121,7 +122,6 @@ def measure_rates(
         machine=machine_name(),
         base=backbone.fingerprint,
         dtype=backbone.dtype_name,
-        batch_size=config.fine_tuning.batch_size,
         tokens=work.tokens / len(prepared.rows),
         measured_at=datetime.now(UTC),
         load=load,
@@ -130,13 +130,13 @@ def measure_rates(
         probe=probe,
         judging=judging,
         judging_fixed=fixed,
-        steps={name: _stepping(task, name, plan) for name, plan in plans.items() if plan.work.step},
+        steps={plan.pace: _stepping(task, plan) for plan in plans.values() if plan.work.step},
     )
 
 
-def kept_rates(folder: Path, *, base: str, dtype: str, batch_size: int, tokens: float) -> Rates | None:
+def kept_rates(folder: Path, *, base: str, dtype: str, tokens: float) -> Rates | None:
     """The rates that were measured before for such rows on this machine; None when there are none that can be read."""
-    path = _path(folder, base, dtype, batch_size, tokens)
+    path = _path(folder, base, dtype, tokens)
     try:
         found = Rates.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -150,14 +150,14 @@ def keep_rates(folder: Path, rates: Rates) -> None:
     Raises:
         StorageError: if they cannot be written.
     """
-    path = _path(folder, rates.base, rates.dtype, rates.batch_size, rates.tokens)
+    path = _path(folder, rates.base, rates.dtype, rates.tokens)
     write_file(path, [rates.model_dump_json(indent=2).encode()], staging=path.parent)
 
 
-def _path(folder: Path, base: str, dtype: str, batch_size: int, tokens: float) -> Path:
+def _path(folder: Path, base: str, dtype: str, tokens: float) -> Path:
     """One file for each half power of two of the mean length."""
     length = round(2 * math.log2(tokens))
-    content = json.dumps([machine_name(), base, dtype, batch_size, length])
+    content = json.dumps([machine_name(), base, dtype, length])
     return folder / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
 
 
@@ -220,14 +220,17 @@ def _probed(
     return Task(backbone, sample, features, probe, config, max_length), seconds / size
 
 
-def _stepping(task: Task, strategy: str, plan: Plan) -> float:
-    """Operations a second in optimizer steps."""
+def _stepping(task: Task, plan: Plan) -> float:
+    """Operations a second in optimizer steps, over an epoch of the sample, or as much of it as there is time for.
+
+    Steps of short texts are slower an operation than those of long ones, and batches hold texts of one length.
+    """
     from graftwork.training.precision import accelerator_for
     from graftwork.training.randomness import own_randomness
     from graftwork.training.tuner import Tuner
 
+    strategy, settings = plan.strategy, None
     device, tuning = task.backbone.device, task.config.fine_tuning
-    settings = None
     if strategy == "partial" and task.config.partial.freeze_layers == "auto":
         settings = task.config.partial.model_copy(update={"freeze_layers": 0})  # as the plan takes it
     with (
@@ -247,19 +250,17 @@ def _stepping(task: Task, strategy: str, plan: Plan) -> float:
             accelerator=accelerator,
             note=lambda _text: None,
         )
-        rates: list[float] = []
-        spent = 0.0
         activations, targets = start.train.activations, start.train.targets
         tuner.step(activations, [0], targets[[0]])  # makes AdamW's moments and prepares kernels
-        for rows in start.train.batches_of_all_epochs(tuning.batch_size, seed=task.config.seed):
+        tokens, spent = 0, 0.0
+        for place, rows in enumerate(start.train.batches(plan.batch_size, seed=task.config.seed, epoch=1)):
+            if place >= _FEWEST_STEPS and spent > _STEP_SECONDS:
+                break
             began = time.perf_counter()
             tuner.step(activations, rows, targets[rows])
-            seconds = time.perf_counter() - began
-            spent += seconds
-            rates.append(float(activations.lengths[rows].sum()) * plan.work.step / seconds)
-            if len(rates) >= _FEWEST_STEPS and spent > _STEP_SECONDS:
-                break
-    return statistics.median(rates)
+            spent += time.perf_counter() - began
+            tokens += int(activations.lengths[rows].sum())
+    return tokens * plan.work.step / spent
 
 
 def _judging(classes: int, rows: int) -> tuple[float, float]:

@@ -70,6 +70,12 @@ class KnownRows:
         return self._read(self.test)
 
     @cached_property
+    def tokens(self) -> list[list[int]]:
+        """Of every text of `rows` and `test`."""
+        texts = [*self.rows.texts, *self.test.texts]
+        return [list(ids) for ids in self.backbone.encode(texts, self.max_length)]
+
+    @cached_property
     def groups(self) -> NDArray[np.int64]:
         """Near-duplicates among `rows` share an id."""
         return near_duplicate_groups(self.rows.texts)
@@ -166,7 +172,7 @@ def trained_from_scratch(
     if not len(prepared.validation):
         return None
     with own_randomness(config.seed, known.backbone.device):
-        backbone = scratch_backbone(known.backbone)
+        backbone = scratch_backbone(known.backbone, known.tokens)
     # A head that is fitted on nothing has the share of each class.
     nothing = np.zeros((len(places), backbone.width), dtype=np.float32)
     probe = probe_rows(nothing, prepared, config)
