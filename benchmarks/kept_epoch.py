@@ -228,7 +228,7 @@ class _Shown:
         order = generator.permutation(mine)
         seen, others = order[:count], order[count:]
         truth = labels - columns[0]
-        self.raw, self.calibrated, self.errors, self.hits, self.nats = ([] for _ in range(5))  # type: ignore[var-annotated]
+        self.raw, self.calibrated, self.errors, self.hits, self.nats = ([] for _ in range(5))
         for each in logits[:, :, columns[0] : columns[1]]:
             temperature = fit_temperature(each[seen], truth[seen])
             own = probabilities(each, temperature)
