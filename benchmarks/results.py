@@ -114,6 +114,9 @@ def _measured(case: Case, rows: int, draws: int, *, shared: bool, train_only: bo
         made.write_text(json.dumps(facts), encoding="utf-8")
     if train_only:
         return None
+    begun = _FOLDER / f"{case.name}-{rows}-{draws}-begun"
+    in_parts = begun.exists()  # references are kept, so that what was broken off takes less the second time
+    begun.touch()
     told, measuring = graft("evaluate", name, "--transfer", train, "--data", test, "--draws", str(draws), "--json")
     _, reporting = graft("report", name, "--data", test, "--out", _FOLDER / f"{case.name}-{rows}.html")
     result = {
@@ -122,6 +125,7 @@ def _measured(case: Case, rows: int, draws: int, *, shared: bool, train_only: bo
         "took": {"measuring": vars(measuring), "reporting": vars(reporting)},
         "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
         "shared": shared,
+        "in_parts": in_parts,
     }
     kept.write_text(json.dumps(result), encoding="utf-8")
     return result
@@ -239,8 +243,8 @@ def _page(found: dict[str, dict[str, Any]], command: str) -> str:
         "",
         f"Made by `{command}` on {machine.describe()}. Intervals are 95 %, over test rows; what the columns mean: "
         "[evaluation](evaluation.md). *Scratch* is the same network with random weights, trained for as many epochs, "
-        "*scratch until it stops* for as long as it gets better; both have the best of three learning rates, "
-        "after one epoch.",
+        "*scratch until it stops* for as long as it gets better; both have the best of three learning rates "
+        "after one epoch, or the likeliest where one epoch does not tell.",
         "",
         *_table(
             ("set", "rows", "strategy", "accuracy", "probe", "scratch", "scratch until it stops", "transfer ratio"),
@@ -268,7 +272,8 @@ def _page(found: dict[str, dict[str, Any]], command: str) -> str:
         "",
         "Seconds are on the clock, those of the processor in brackets; *training*, *measuring* and *report* are whole "
         "commands. Where *threads* says *shared*, other processes worked on the machine meanwhile, as they "
-        "did at every training. *Gap* is accuracy on training rows less that on test rows. Asked for: on two cores "
+        "did at every training. What was broken off and gone on with was measured *in parts*. *Gap* is accuracy on "
+        "training rows less that on test rows. Asked for: on two cores "
         "measuring under 300 s, a report under 5 s.",
         "",
         "## Rows that make a curve as good",
@@ -349,6 +354,8 @@ def _taken(name: str, one: dict[str, Any]) -> tuple[str, ...]:
         for took in (one["trained"]["took"], one["took"]["measuring"], one["took"]["reporting"])
     )
     gap = one["told"]["transfer"]["gap"]
+    if one.get("in_parts"):
+        measuring = "in parts"
     return (
         name,
         one["threads"] + (", shared" if one["shared"] else ""),

@@ -129,14 +129,21 @@ def _bench(setting: Setting) -> Iterator[_Bench]:
     # As `graft serve` does.
     thresholds = gc.get_threshold()
     gc.set_threshold(*thresholds[:2], 50)
-    gc.collect()
-    gc.freeze()
     try:
         yield _Bench(setting, backbone, Texts(setting.corpus, backbone.encode), compiler)
     finally:
         compiler.close()
         gc.unfreeze()
         gc.set_threshold(*thresholds)
+
+
+def _settle_memory() -> None:
+    """What is there stays, as `graft serve` says when it is ready.
+
+    Otherwise a collection looks through all that was made for the run, and stops every thread meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _beside_a_flood(bench: _Bench, mix: Mix) -> Table:
@@ -154,6 +161,7 @@ def _beside_a_flood(bench: _Bench, mix: Mix) -> Table:
         for kind, (scheduler, tenants) in kinds.items():
             loads = {name: bench.load(rates[name], WARM_SECONDS + seconds, lengths[name]) for name in tenants}
             with bench.engine(scheduler) as (ask, timed):
+                _settle_memory()
                 outcome = send(ask, loads, warm=WARM_SECONDS, seconds=seconds, seed=number)
             found[kind].append((outcome, timed))
     table = Table(
