@@ -1,8 +1,9 @@
 """Four sentiment domains one after the other: `python -m benchmarks.forgetting.sequence [--seeds 0 1 2 3 4]`.
 
-MiniLM-L6 is fully fine-tuned on film reviews, and goes on with tweets, product reviews and editorials, with and without
-EWC, whose Fisher information is handed on from version to version: no old row is seen again. After each step the
-version is judged on test rows of all four domains. What is measured is kept, so that a run that was stopped goes on.
+MiniLM-L6 is fully fine-tuned on film reviews, and goes on with tweets, product reviews and editorials: without
+protection, with EWC, whose Fisher information is handed on from version to version, with L2-SP, and with a sample of
+each earlier domain learned again. After each step the version is judged on test rows of all four domains. What is
+measured is kept, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.forgetting.runs import CACHE, EPOCHS, SETTINGS, TARGET_ROWS, Bench, drawn, right
+from benchmarks.forgetting.runs import CACHE, EPOCHS, REPLAYED, SETTINGS, TARGET_ROWS, Bench, drawn, right
 from benchmarks.forgetting.table import difference
 from benchmarks.machine import describe
+from graftwork.data.dataset import Dataset
 from graftwork.errors import NotBetter
 from graftwork.training.config import TrainingConfig
 from graftwork.training.continuing import continue_training
 
 DOMAINS = ("movies", "tweets", "amazon", "editorials")
+METHODS = ("none", "ewc", "l2-sp", "replay")
 TEST_ROWS = 300
 
 
@@ -62,7 +66,8 @@ def main() -> None:
     """Make the sequences that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--methods", nargs="+", choices=("none", "ewc"), default=["none", "ewc"])
+    parser.add_argument("--most", type=int, help="make at most so many sequences; 0 only prints what is there")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--results", type=Path, default=CACHE / "bench" / "forgetting" / "sequences.jsonl")
     asked = parser.parse_args()
     done = (
@@ -70,12 +75,13 @@ def main() -> None:
         if asked.results.exists()
         else []
     )
-    bench = Bench(asked.results, trying=False)
+    bench, made = Bench(asked.results, trying=False), 0
     for seed in asked.seeds:
         for method in asked.methods:
-            if any((one.method, one.seed) == (method, seed) for one in done):
+            if made == asked.most or any((one.method, one.seed) == (method, seed) for one in done):
                 continue
             done.append(run(bench, method, seed))
+            made += 1
             with asked.results.open("a") as lines:
                 lines.write(json.dumps(asdict(done[-1])) + "\n")
             print(f"{seed} {method} is done", file=sys.stderr, flush=True)
@@ -96,14 +102,22 @@ def run(bench: Bench, method: str, seed: int) -> Sequence:
     config = TrainingConfig.parse(strategy="full", assignments=settings)
     judged = [[right(bench.backbone, version, test) for test in tests]]
     kept_back = []
-    for domain in DOMAINS[1:]:
+    for step, domain in enumerate(DOMAINS[1:], 1):
         rows = drawn(domain, "train", TARGET_ROWS, seed)
+        old = _sample(DOMAINS[:step], seed) if method == "replay" else None
         try:
-            version = continue_training(bench.backbone, version, rows, config=config).artifact
+            version = continue_training(bench.backbone, version, rows, replay=old, config=config).artifact
         except NotBetter:
             kept_back.append(domain)
         judged.append([right(bench.backbone, version, test) for test in tests])
     return Sequence(method, seed, judged, kept_back)
+
+
+def _sample(domains: Iterable[str], seed: int) -> Dataset:
+    """Rows of each domain that were learned before."""
+    parts = [drawn(domain, "train", REPLAYED, seed) for domain in domains]
+    texts, labels = ([value for part in parts for value in getattr(part, name)] for name in ("texts", "labels"))
+    return Dataset.from_lists(texts, labels, source="earlier domains")
 
 
 def print_table(sequences: list[Sequence]) -> None:
@@ -114,7 +128,7 @@ def print_table(sequences: list[Sequence]) -> None:
     Intervals are 95 % bootstrap intervals over seeds and rows, both drawn anew.
     """
     print(f"\n| method | after | {' | '.join(DOMAINS)} |\n| --- | --- |{' --- |' * len(DOMAINS)}")
-    methods = {name: [one for one in sequences if one.method == name] for name in ("none", "ewc")}
+    methods = {name: [one for one in sequences if one.method == name] for name in METHODS}
     for method, mine in methods.items():
         if not mine:
             continue
@@ -125,6 +139,8 @@ def print_table(sequences: list[Sequence]) -> None:
     print("\n| method | seeds | forgotten [95 %] | learned, beside none [95 %] | kept back |")
     print("| --- | --- | --- | --- | --- |")
     for method, mine in methods.items():
+        if not mine:
+            continue
         forgotten = difference([(one.at_the_end, one.learned) for one in mine])
         paired = [(one.newest, plain[one.seed].newest) for one in mine if one.seed in plain]
         beside = "" if method == "none" else difference(paired)

@@ -11,7 +11,7 @@ import csv
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,11 @@ def setfit(options: argparse.Namespace, train: Rows, test: Rows) -> list[str]:
 
 
 def trainer(
-    options: argparse.Namespace, train: Rows, test: Rows, make: Callable[[argparse.Namespace, int], Any]
+    options: argparse.Namespace,
+    train: Rows,
+    test: Rows,
+    make: Callable[[argparse.Namespace, int], Any],
+    callbacks: Sequence[Any] = (),
 ) -> list[str]:
     """Transformers' Trainer, as its examples use it."""
     from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
@@ -105,7 +109,8 @@ def trainer(
         seed=options.seed,
     )
     model = make(options, len(labels))
-    running = Trainer(model, arguments, train_dataset=dataset(train), data_collator=DataCollatorWithPadding(tokenizer))
+    collator = DataCollatorWithPadding(tokenizer)
+    running = Trainer(model, arguments, train_dataset=dataset(train), data_collator=collator, callbacks=list(callbacks))
     running.train()
     return [labels[index] for index in np.argmax(running.predict(dataset(test)).predictions, axis=1)]
 
@@ -116,7 +121,8 @@ def _full(options: argparse.Namespace, classes: int) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(options.base, num_labels=classes)
 
 
-def _lora(options: argparse.Namespace, classes: int) -> Any:
+def lora(options: argparse.Namespace, classes: int) -> Any:
+    """PEFT's LoRA on all linear layers."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -137,7 +143,7 @@ PEERS: dict[str, Callable[[argparse.Namespace, Rows, Rows], list[str]]] = {
     "tfidf": tfidf,
     "setfit": setfit,
     "trainer-full": lambda options, train, test: trainer(options, train, test, _full),
-    "trainer-lora": lambda options, train, test: trainer(options, train, test, _lora),
+    "trainer-lora": lambda options, train, test: trainer(options, train, test, lora),
     "trainer-scratch": lambda options, train, test: trainer(options, train, test, _scratch),
 }
 

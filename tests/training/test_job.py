@@ -56,6 +56,7 @@ PREFIX = TrainingConfig.parse(
     strategy="prefix-tuning",
     assignments=[
         "fine_tuning.epochs=3",
+        "fine_tuning.learning_rate=5e-3",
         "prefix_tuning.length=4",
         "prefix_tuning.layers=2",
         "fine_tuning.batch_size=16",

@@ -8,6 +8,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from graftwork.errors import SettingsInvalid
+from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.objective import Objective, class_weights
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2], dtype=np.int64)
@@ -33,6 +34,23 @@ def test_validation_is_weighted_and_not_smoothed() -> None:
     weights = np.array([1.0, 5.0, 0.5], dtype=np.float32)
     reference = torch.nn.functional.cross_entropy(logits, targets, weight=torch.from_numpy(weights))
     assert Objective(weights, 0.3, CPU).validation_loss(logits, targets) == pytest.approx(float(reference))
+
+
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 5.0, 0.5], dtype=np.float32)], ids=["plain", "weighted"])
+def test_validation_is_calibrated_so_that_being_too_sure_costs_nothing(weights: Any) -> None:
+    random = np.random.default_rng(0)
+    targets = torch.from_numpy(random.integers(0, 3, 200))
+    logits = torch.from_numpy(random.normal(size=(200, 3)).astype(np.float32))
+    logits[torch.arange(200), targets] += 1.0
+    objective = Objective(weights, 0.0, CPU)
+    temperature = fit_temperature(logits.double().numpy(), targets.numpy())
+    reference = torch.nn.functional.cross_entropy(
+        logits / temperature, targets, weight=None if weights is None else torch.from_numpy(weights)
+    )
+    assert objective.validation_loss(logits, targets) == pytest.approx(float(reference), rel=1e-6)
+    assert objective.validation_loss(8 * logits, targets) == pytest.approx(float(reference), rel=1e-5)
+    logits[3, 1] = torch.nan
+    assert np.isnan(objective.validation_loss(logits, targets))
 
 
 def test_balanced_weights_are_scikit_learns() -> None:

@@ -116,6 +116,17 @@ def test_each_row_is_judged_among_the_labels_of_its_own_task() -> None:
     assert objective.accuracy(logits, targets) == pytest.approx(accuracy)
 
 
+def test_what_stops_a_run_of_several_tasks_is_calibrated_by_task() -> None:
+    random = np.random.default_rng(0)
+    labels = np.concatenate([random.integers(0, 3, 60), random.integers(3, 5, 60)])
+    logits = random.normal(size=(120, 5)).astype(np.float32)
+    logits[np.arange(120), labels] += 1.5
+    objective, targets = TasksObjective(TASKS, None, 0.0, CPU), torch.from_numpy(labels)
+    before = objective.losses_by_task(torch.from_numpy(logits), targets)
+    logits[:, 3:] *= 20  # the second task's answers are the same, and too sure
+    assert objective.losses_by_task(torch.from_numpy(logits), targets) == pytest.approx(before, rel=1e-5)
+
+
 def test_a_task_that_falls_is_seen_though_logits_of_others_are_huge() -> None:
     random = np.random.default_rng(0)
     labels = np.concatenate([random.integers(0, 3, 200), random.integers(3, 5, 200)])

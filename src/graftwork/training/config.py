@@ -47,7 +47,7 @@ class FineTuningSettings(BaseModel):
         precision: what matrix products are computed in where the backbone's own dtype is wider: by autocast, with a
             scaled loss for `float16`.
         evaluate_steps: optimizer steps between evaluations on the validation rows; an epoch by default.
-        patience: evaluations without a better validation loss after which the run stops.
+        patience: evaluations without a better validation loss, calibrated, after which the run stops.
         checkpoint_steps: steps between checkpoints, beside one at each evaluation.
         checkpoint_seconds: seconds after which a checkpoint is due in any case.
         cache_gb: memory for the cached activations of the trunk; more goes to a file on disk.
@@ -73,7 +73,7 @@ class FineTuningSettings(BaseModel):
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     evaluate_steps: int | None = Field(None, ge=1)
-    patience: int = Field(1, ge=1)
+    patience: int = Field(2, ge=1)
     checkpoint_steps: int | None = Field(None, ge=1, exclude=True)
     checkpoint_seconds: float = Field(60.0, gt=0, exclude=True)
     cache_gb: float = Field(2.0, ge=0, exclude=True)

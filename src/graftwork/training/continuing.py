@@ -92,24 +92,37 @@ def continue_training(
     told_apart = {"continued from": previous.digest, "sources": " ".join(source.digest for source in sources) or "none"}
     run.begin({**identity, **told_apart}, progress.note)
     with inherited(backbone, ancestors):
-        candidate = Continuation(backbone, previous, given.prepared, given.old_texts, config, progress, run).candidate()
-        draft = package(
-            backbone,
-            candidate,
-            labels=previous.manifest.labels,
-            dataset=_record(rows, given.prepared),
-            warnings=(*report.warnings, *few_bits(backbone, progress)),
-            max_length=previous.manifest.max_length,
-            config=config,
-            parent=parent,
-            continues=previous,
-        )
-        changes, evaluation = _compared(backbone, draft, previous, given, config, progress)
-        if config.forgetting.keeps_fisher:
-            draft = with_fisher(backbone, draft, given.new.learned.texts, config, progress, before=candidate.fisher)
-    artifact = Artifact(draft.manifest.model_copy(update=changes), draft.files)
+        going_on = Continuation(backbone, previous, given.prepared, given.old_texts, config, progress, run)
+        artifact, evaluation = _next_version(going_on, given, rows, parent, report)
     artifact.check()
     return Trained(artifact, report, evaluation, {"seconds": {}})
+
+
+def _next_version(
+    going_on: Continuation, given: _Given, rows: Dataset, parent: Artifact | None, report: DataReport
+) -> tuple[Artifact, Evaluation]:
+    """The version that passed the gate, and how good it is.
+
+    Raises:
+        NotBetter: if none does.
+    """
+    backbone, previous, config, progress = going_on.backbone, going_on.previous, going_on.config, going_on.progress
+    candidate = going_on.candidate()
+    draft = package(
+        backbone,
+        candidate,
+        labels=previous.manifest.labels,
+        dataset=_record(rows, given.prepared),
+        warnings=(*report.warnings, *few_bits(backbone, progress)),
+        max_length=previous.manifest.max_length,
+        config=config,
+        parent=parent,
+        continues=previous,
+    )
+    changes, evaluation = _compared(backbone, draft, previous, given, config, progress)
+    if config.forgetting.keeps_fisher:
+        draft = with_fisher(backbone, draft, given.new.learned.texts, config, progress, before=candidate.fisher)
+    return Artifact(draft.manifest.model_copy(update=changes), draft.files), evaluation
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ class Judged:
     Attributes:
         step: optimizer steps before it; 0 for the start.
         epoch: the epoch it fell into, counted from 1; 0 for the start.
-        loss: weighted mean cross-entropy.
+        loss: weighted mean cross-entropy, calibrated on the same rows.
         accuracy: share of rows whose label is the most probable.
         below: it is below the start beyond chance.
         by_task: the loss of each task, of several.

@@ -31,7 +31,7 @@ class FineTuned:
         weight: float32 `[classes, width]`; empty where no head was trained, as the bias.
         bias: float32 `[classes]`.
         validation_logits: float32 `[validation rows, classes]` of the best evaluation.
-        validation_loss: their weighted mean cross-entropy.
+        validation_loss: their weighted mean cross-entropy, calibrated on the same rows.
         best_epoch: the epoch it fell into, counted from 1; 0 when none was better than the start.
         best_step: optimizer steps before it.
         epochs: epochs that were run, the last one perhaps in part.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from graftwork.errors import Problem, SettingsInvalid
+from graftwork.evaluation.temperature import fit_temperature
 from graftwork.training.transfer import Baseline, majority_accuracy
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Objective:
         return float(len(targets)) if self.weights is None else float(self.weights[targets].sum())
 
     def validation_loss(self, logits: Tensor, targets: Tensor) -> float:
-        """Weighted mean cross-entropy without smoothing: that only helps to train."""
-        return float(cross_entropy(logits.float(), targets, weight=self.weights))
+        """Weighted mean cross-entropy as these rows calibrate it, without smoothing: that only helps to train."""
+        return calibrated_loss(logits, targets, self.weights)
 
     def accuracy(self, logits: Tensor, targets: Tensor) -> float:
         """Share of rows whose class has the highest logit."""
@@ -73,6 +74,26 @@ class Objective:
     def of_start(self, labels: NDArray[np.int64], trained: NDArray[np.int64]) -> dict[str, float]:
         """What is measured once, before the first step."""
         return {"majority_accuracy": self.majority_accuracy(labels, trained)}
+
+
+def calibrated_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> float:
+    """Weighted mean cross-entropy after the temperature that is fitted on the same rows.
+
+    What is published is calibrated on them too. Without it an epoch that answers better and is too sure of itself
+    would lose to the head that training starts from (docs/decisions/0095-which-epoch-is-kept.md).
+
+    Args:
+        logits: `[rows, classes]`.
+        targets: class indices `[rows]`.
+        weights: of the classes; None for one each.
+
+    Returns:
+        Nats a row; not a number where the logits are not finite.
+    """
+    logits = logits.float()
+    if bool(logits.isfinite().all()):
+        logits = logits / fit_temperature(logits.double().cpu().numpy(), targets.cpu().numpy())
+    return float(cross_entropy(logits, targets, weight=weights))
 
 
 def class_weights(

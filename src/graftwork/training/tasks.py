@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
     from graftwork.data.findings import Finding
+    from graftwork.data.report import DataReport
     from graftwork.training.candidate import Candidate
+    from graftwork.training.rows import PreparedRows
 
 
 def train_tasks(
@@ -75,35 +77,69 @@ def train_tasks(
         prepared = prepare_tasks(tasks, test, config)
         together = None if test is None else join_tasks(test)
         run.begin(identity_of(backbone, join_tasks(tasks), together, config), progress.note)
+    with clock.stage("features"):
+        features = _features(backbone, prepared, max_length, progress, run)
+    with clock.stage("probe"):
+        task = _with_probes(backbone, prepared, features, config, max_length, progress, run)
+    with clock.stage("strategy"):
+        candidate = choose_joint(task, progress=progress, run=run)
+    artifact = _packaged(task, candidate, tasks, report, clock, progress, run)
+    return Trained(artifact, report, None, {"seconds": clock.seconds})
+
+
+def _features(
+    backbone: Backbone, prepared: PreparedRows, max_length: int, progress: Progress, run: Run
+) -> NDArray[np.floating]:
+    """Pooled vectors `[rows, width]`; a text that has labels of several tasks is read once."""
 
     def advance(steps: int) -> None:
         run.stop_if_asked()
         progress.advance(steps)
 
-    with clock.stage("features"):
-        unique, place = np.unique(np.array(prepared.rows.texts, dtype=object), return_inverse=True)
-        progress.stage("reading texts through the backbone", len(unique))
-        features = backbone.embed(unique.tolist(), max_length=max_length, progress=advance)[place].numpy()
-    with clock.stage("probe"):
-        progress.stage("fitting the probes", None)
-        probes = fit_probes(features, prepared, config, run.stop_if_asked)
-        # Every process has computed them; unlike processors must still decide alike.
-        features, probes = processes().of_first((features, probes))
-    task = JointTask(backbone, prepared, features, side_by_side(probes, prepared), config, max_length, probes)
-    with clock.stage("strategy"):
-        candidate = choose_joint(task, progress=progress, run=run)
+    unique, place = np.unique(np.array(prepared.rows.texts, dtype=object), return_inverse=True)
+    progress.stage("reading texts through the backbone", len(unique))
+    return backbone.embed(unique.tolist(), max_length=max_length, progress=advance)[place].numpy()
+
+
+def _with_probes(
+    backbone: Backbone,
+    prepared: PreparedRows,
+    features: NDArray[np.floating],
+    config: TrainingConfig,
+    max_length: int,
+    progress: Progress,
+    run: Run,
+) -> JointTask:
+    """The rows with a probe fitted for each task, the same in every process."""
+    progress.stage("fitting the probes", None)
+    probes = fit_probes(features, prepared, config, run.stop_if_asked)
+    # Every process has computed them; unlike processors must still decide alike.
+    features, probes = processes().of_first((features, probes))
+    return JointTask(backbone, prepared, features, side_by_side(probes, prepared), config, max_length, probes)
+
+
+def _packaged(
+    task: JointTask,
+    candidate: Candidate,
+    tasks: Mapping[str, Dataset],
+    report: DataReport,
+    clock: Clock,
+    progress: Progress,
+    run: Run,
+) -> Artifact:
+    """What is published, judged on the test rows and, if asked for, beside each task alone."""
     with clock.stage("judge"):
         run.stop_if_asked()
-        warnings = (*report.warnings, *few_bits(backbone, progress))
+        warnings = (*report.warnings, *few_bits(task.backbone, progress))
         draft = _draft(task, candidate, tasks, warnings)
         answers = _Answers.of(draft, task, progress)
     alone = {}
-    if config.tasks.compare_single and len(prepared.test):
+    if task.config.tasks.compare_single and len(task.prepared.test):
         with clock.stage("each task alone"):
             alone = _compare_alone(task, candidate, draft, answers, progress, run)
     artifact = _judged(draft, task, answers, alone, progress)
     artifact.check()
-    return Trained(artifact, report, None, {"seconds": clock.seconds})
+    return artifact
 
 
 class _Answers:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from graftwork.registry.tasks import TaskColumns
-from graftwork.training.objective import Objective
+from graftwork.training.objective import Objective, calibrated_loss
 from graftwork.training.task_logits import TasksBaseline, of_task, owners
 from graftwork.training.transfer import Baseline, majority_accuracy
 
@@ -49,7 +49,7 @@ class TasksObjective(Objective):
         return torch.stack(parts).sum()
 
     def validation_loss(self, logits: Tensor, targets: Tensor) -> float:
-        """Mean over the tasks of their weighted mean cross-entropy without smoothing."""
+        """Mean over the tasks of their weighted mean cross-entropy, each task calibrated by itself."""
         return float(np.mean(list(self.losses_by_task(logits, targets).values())))
 
     def accuracy(self, logits: Tensor, targets: Tensor) -> float:
@@ -60,9 +60,9 @@ class TasksObjective(Objective):
         return float(np.mean(shares))
 
     def losses_by_task(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
-        """The weighted mean cross-entropy of each task that has rows, by its name."""
+        """The weighted, calibrated mean cross-entropy of each task that has rows, by its name."""
         return {
-            task.name: float(cross_entropy(own, truth, weight=weights))
+            task.name: calibrated_loss(own, truth, weights)
             for task, own, truth, weights in self._parts(logits, targets)
         }
 
