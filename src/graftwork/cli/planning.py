@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,12 +69,7 @@ def plan_runs(
     from graftwork.training.costs import Rows
     from graftwork.training.plan import make_plan
 
-    found = opened.bases.resolve(base)
-    if found.metadata.modality != "text":
-        raise ModelUnsupported(
-            f"{base} is a {found.metadata.domain} model, and plans are made for models of texts",
-            remedy="Take a base of domain nlp: graft base list shows the domains.",
-        )
+    found = _text_base(opened, base)
     folder = opened.bases.fetch(found)
     tokenizer = load_tokenizer(folder, prompt=found.metadata.prompt)
     limit = min(config.max_length or found.metadata.max_length, found.metadata.max_length)
@@ -83,20 +78,14 @@ def plan_runs(
     checked = time.perf_counter() - began
     lengths = [len(ids) for ids in tokenizer.encode(prepared.rows.texts, limit)]
     dtype = choose_dtype(choose_device(opened.settings.device), opened.settings.dtype)
-    asked = {
-        name: config.model_copy(update={"strategy": name}).scheduled(found.metadata.modality) for name in strategies
-    }
-    made: dict[tuple[str, int, int], Plan] = {}
-    for one in asked.values():
-        if _kind(one) not in made:
-            made[_kind(one)] = make_plan(
-                read_config(folder),
-                one,
-                strategy=dearest(one),
-                lengths=lengths,
-                classes=len(prepared.label_names),
-                dtype=dtype,
-            )
+    asked = {name: config.model_copy(update={"strategy": name}).scheduled("text") for name in strategies}
+    network = read_config(folder)
+    plans = _one_of_each_kind(
+        asked,
+        lambda one: make_plan(
+            network, one, strategy=dearest(one), lengths=lengths, classes=len(prepared.label_names), dtype=dtype
+        ),
+    )
     return Planned(
         base=found,
         report=report,
@@ -108,9 +97,28 @@ def plan_runs(
             test_tokens=sum(map(len, tokenizer.encode(prepared.test.texts, limit))),
             check_seconds=checked,
         ),
-        plans={name: made[_kind(one)] for name, one in asked.items()},
+        plans=plans,
         dtype=dtype_name(dtype),
     )
+
+
+def _text_base(opened: Services, base: str) -> BaseModel:
+    found = opened.bases.resolve(base)
+    if found.metadata.modality != "text":
+        raise ModelUnsupported(
+            f"{base} is a {found.metadata.domain} model, and plans are made for models of texts",
+            remedy="Take a base of domain nlp: graft base list shows the domains.",
+        )
+    return found
+
+
+def _one_of_each_kind(asked: Mapping[str, TrainingConfig], plan: Callable[[TrainingConfig], Plan]) -> dict[str, Plan]:
+    """The plan of each name; what is alike is planned once."""
+    made: dict[tuple[str, int, int], Plan] = {}
+    for one in asked.values():
+        if _kind(one) not in made:
+            made[_kind(one)] = plan(one)
+    return {name: made[_kind(one)] for name, one in asked.items()}
 
 
 def _kind(config: TrainingConfig) -> tuple[str, int, int]:
