@@ -1,11 +1,11 @@
 """What transfer was worth on real sets: `python -m benchmarks.results [--rows 1000] [--write docs/results.md]`.
 
 Each set is drawn once, trained with `graft train`, and measured with `graft evaluate --transfer`, by the commands a
-user would type: against the probe, and against the same network from scratch. Two cases stand for transfer that cannot
-help: labels that were shuffled, and a language that the base cannot read. Needs `scripts/fetch_models.py minilm
-efficientnet-lite0` and `scripts/fetch_datasets.py sentiment bbc captions-by-language emoji`. What was measured is kept
-in .cache/graftwork/bench/results, and is not measured again; its threads are those of OMP_NUM_THREADS, and `--shared`
-notes that the machine did other work meanwhile.
+user would type: against the probe, and against the same network from scratch. Two cases were taken because transfer
+should not help: labels that were shuffled, and a language that the base can hardly read, where it helped all the same.
+Needs `scripts/fetch_models.py minilm efficientnet-lite0` and `scripts/fetch_datasets.py sentiment bbc
+captions-by-language emoji`. What was measured is kept in .cache/graftwork/bench/results, and is not measured again; its
+threads are those of OMP_NUM_THREADS, and `--shared` notes that the machine did other work meanwhile.
 """
 
 from __future__ import annotations
