@@ -226,6 +226,19 @@ def test_others_get_what_is_left_of_a_batchs_time_since_somebody_came(waited: fl
     assert len(tasks) == 1 or "flood" in tenants_of(tasks)
 
 
+def test_while_there_is_plenty_of_that_time_a_shorter_batch_is_aimed_at() -> None:
+    clock = Clock()
+    served = flooded(clock, 260)
+    whole = served.fixed + served.per_token * 1024
+    for _ in range(int(PROMPT_SECONDS / whole)):
+        served.step()
+    request(served.queue, "quiet", lengths=(16,))
+    before = served.seconds
+    assert "quiet" in tenants_of(served.step())
+    row = served.per_token * 16
+    assert 0.8 * whole - row - 0.03 * whole <= served.seconds - before <= 0.83 * whole
+
+
 def test_without_a_backlog_who_just_came_gets_whole_batches() -> None:
     served = machine(batch_tokens=1024, batch_rows=64)
     for _ in range(3):

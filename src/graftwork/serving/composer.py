@@ -13,6 +13,9 @@ from graftwork.serving.step_times import StepTimes
 # its coming. It is the price that serving fairly may have beside serving in order of arrival, over any ten seconds.
 PROMPT_SHARE = 0.04
 PROMPT_SECONDS = 10.0
+_PROMPT_CREDIT = PROMPT_SHARE * PROMPT_SECONDS
+# Steps of one size differ by a tenth: while more than half of that time is left, a shorter one is aimed at.
+_PROMPT_AIM = 0.8
 
 
 class Composer:
@@ -83,7 +86,7 @@ class Composer:
             owed[tenant] += round(spent / per_token) if per_token else 0
         self._charge(owed)
         self.lanes.settle()
-        self._prompt_credit = min(self._prompt_credit + PROMPT_SHARE * seconds, PROMPT_SHARE * PROMPT_SECONDS)
+        self._prompt_credit = min(self._prompt_credit + PROMPT_SHARE * seconds, _PROMPT_CREDIT)
 
     def _fill(self, opener: Lane, opening: Group, waited: float) -> list[Task]:
         times = self._times[opening.base]
@@ -93,7 +96,8 @@ class Composer:
         full = min(draft.tokens, draft.rows * longest_of(highest))
         room = full
         if not self._has_backlog(opener) and times.fixed <= self._prompt_credit:
-            room = times.tokens_within(highest, times.seconds(highest, full) - waited) or 0
+            aim = _PROMPT_AIM if self._prompt_credit > _PROMPT_CREDIT / 2 else 1.0
+            room = times.tokens_within(highest, aim * times.seconds(highest, full) - waited) or 0
         self.lanes.turn(opener, opening, draft, self._quantum)
         while not draft.full and (first := self.lanes.first(groups)) is not None:
             lane, group = first
