@@ -2,9 +2,8 @@
 
 Film reviews are labelled; tweets and Amazon reviews are not. For each seed the same labelled rows (three moods) and the
 same number of unlabelled rows are drawn, and every method is judged on the same test rows of the target.
-Source-only is `none`; the oracle is trained on the labels of those target rows. All methods but the oracle see no
-label of the target. `auto` is made of the same candidates, by the choice that `--adaptation auto` makes; it is not
-trained anew.
+Source-only is `none`; the oracle is trained on the labels of those target rows, of which nothing else sees one. A run
+of `--adaptation auto` makes every candidate; each is judged, and so is what the run publishes.
 
 Two levels: `probe` (feature extraction), where a text is read once for all runs, and `lora`, with fewer rows. Every run
 is written to `--results` as it ends, and runs that are there are not made again.
@@ -17,32 +16,36 @@ import csv
 import json
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock, patch
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from benchmarks.forgetting.runs import right
+from benchmarks.forgetting.table import difference
 from benchmarks.machine import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from graftwork.backbones.backbone import Backbone
     from graftwork.data.dataset import Dataset
+    from graftwork.training.task import Task
 
 CACHE = Path(__file__).parents[1] / ".cache" / "graftwork"
-LEVELS = {
-    "probe": ("none", "self-training", "oracle"),
-    "lora": ("none", "gradual-unfreezing", "adversarial", "self-training", "continued-pretraining", "oracle"),
+METHODS = {
+    "probe": ("none", "self-training"),
+    "lora": ("none", "gradual-unfreezing", "adversarial", "self-training", "continued-pretraining"),
 }
 STRATEGIES = {"probe": "feature-extraction", "lora": "lora"}
 ROWS = {"probe": 1000, "lora": 400}
 TEST_ROWS = {"probe": 1000, "lora": 500}
 TOKENS = {"probe": 64, "lora": 48}
 Run = dict[str, Any]
-Key = tuple[str, str, int, str]
+Key = tuple[str, str, int]
 
 
 def main() -> None:
@@ -57,24 +60,23 @@ def main() -> None:
         backbone = None
         for seed in range(options.seeds):
             for target in options.targets:
-                for method in LEVELS[level]:
-                    key = (level, target, seed, method)
-                    if key in done or made == options.most:
-                        continue
-                    backbone = backbone or open_backbone(remember=level == "probe")
-                    done[key], made = _run(backbone, *key), made + 1
-                    with options.results.open("a") as lines:
-                        lines.write(json.dumps(done[key]) + "\n")
-                    print(f"{key}: {np.mean(done[key]['right']):.1%}", file=sys.stderr, flush=True)
+                key = (level, target, seed)
+                if key in done or made == options.most:
+                    continue
+                backbone = backbone or open_backbone(remember=level == "probe")
+                done[key], made = _run(backbone, *key), made + 1
+                with options.results.open("a") as lines:
+                    lines.write(json.dumps(done[key]) + "\n")
+                told = ", ".join(f"{way} {np.mean(rows):.1%}" for way, rows in done[key]["right"].items())
+                print(f"{key}: {told}", file=sys.stderr, flush=True)
     for level in options.levels:
-        for target in options.targets:
-            _print_table(level, target, options.seeds, done)
+        _print_tables(level, options.targets, options.seeds, done)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", default=["tweets", "amazon"])
-    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=["probe", "lora"])
+    parser.add_argument("--levels", nargs="+", choices=METHODS, default=["probe", "lora"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--most", type=int, help="make at most so many runs; 0 only prints what is there")
     parser.add_argument("--results", type=Path, default=CACHE / "bench" / "domains" / "runs.jsonl")
@@ -109,60 +111,79 @@ def remember_vectors(backbone: Backbone) -> None:
     backbone.embed = embed  # type: ignore[method-assign]
 
 
-def _run(backbone: Backbone, level: str, target: str, seed: int, method: str) -> Run:
-    from graftwork.adaptation.inference import adapted_features, head_logits, probabilities
+def _run(backbone: Backbone, level: str, target: str, seed: int) -> Run:
+    films, theirs = (draw_rows(name, "train", seed, ROWS[level]) for name in ("movies", target))
+    test = draw_rows(target, "test", 0, TEST_ROWS[level])
+    values = {"strategy": STRATEGIES[level], "seed": seed, "max_length": TOKENS[level], "test_share": 0.0}
+    found = judged(backbone, films, theirs.texts, test, oracle=theirs, values=values)
+    return {"level": level, "target": target, "seed": seed, **found}
+
+
+def judged(
+    backbone: Backbone,
+    labelled: Dataset,
+    unlabelled_items: Sequence[str],
+    test: Dataset,
+    *,
+    oracle: Dataset,
+    values: dict[str, Any],
+) -> Run:
+    """Adapt by every method in one run, and judge each candidate, what is published, and the oracle.
+
+    Args:
+        backbone: the base.
+        labelled: rows of the source.
+        unlabelled_items: rows of the target, without labels.
+        test: rows of the target that are judged on.
+        oracle: rows of the target with labels.
+        values: settings of both trainings.
+    """
     from graftwork.data.unlabelled import unlabelled
     from graftwork.training.config import TrainingConfig
+    from graftwork.training.domains.adapt import _choice
     from graftwork.training.domains.choice import chosen_by_scores
     from graftwork.training.job import train
 
-    films, theirs = (draw_rows(name, "train", seed, ROWS[level]) for name in ("movies", target))
-    test = draw_rows(target, "test", 0, TEST_ROWS[level])
-    oracle = method == "oracle"
-    values: dict[str, Any] = {
-        "strategy": STRATEGIES[level],
-        "seed": seed,
-        "max_length": TOKENS[level],
-        "test_share": 0.0,
-    }
-    if not oracle:
-        values["adaptation"] = method
-    with patch("graftwork.training.domains.adapt.chosen_by_scores", wraps=chosen_by_scores) as choice:
-        trained = train(
-            backbone,
-            theirs if oracle else films,
-            adapt_to=None if oracle else unlabelled(theirs.texts),
-            config=TrainingConfig.parse(**values),
-        )
-    artifact = trained.artifact
-    manifest = artifact.manifest
-    answers = {
-        name: probabilities(head_logits(artifact, adapted_features(backbone, artifact, texts)), manifest.temperature)
-        for name, texts in (("test", test.texts), ("target", theirs.texts))
-    }
-    truth = np.array([manifest.labels.index(label) for label in test.labels])
-    record = manifest.adaptation
+    with (
+        patch("graftwork.training.domains.adapt._choice", wraps=_choice) as candidates,
+        patch("graftwork.training.domains.adapt.chosen_by_scores", wraps=chosen_by_scores) as choice,
+    ):
+        config = TrainingConfig.parse(**values, adaptation="auto")
+        published = train(backbone, labelled, adapt_to=unlabelled(unlabelled_items), config=config).artifact
+    told = train(backbone, oracle, config=TrainingConfig.parse(**values)).artifact
+    task, _, tried = candidates.call_args.args
+    answers, held_out, labels, weights = choice.call_args.args
+    record = published.manifest.adaptation
+    assert record is not None
     return {
-        "level": level,
-        "target": target,
-        "seed": seed,
-        "method": method,
-        "right": (answers["test"].argmax(axis=1) == truth).astype(int).tolist(),
-        "target_answers": np.round(answers["target"], 5).tolist(),
-        "held_out": None if oracle else _held_out(choice, method),
-        "scores": None if record is None else record.considered[0]["scores"],
-        "shift": None if record is None else record.shift,
-        "decision": manifest.decision,
-        "warnings": [one.code for one in manifest.warnings],
-        "temperature": manifest.temperature,
-        "seconds": trained.record["seconds"]["strategy"],
+        "right": {
+            **_right_of_each(task, tried, test),
+            "auto": right(backbone, published, test),
+            "oracle": right(backbone, told, test),
+        },
+        "taken": record.method,
+        "considered": record.considered,
+        "shift": record.shift,
+        "warnings": {method: [one.code for one in candidate.warnings] for method, (candidate, _) in tried.items()},
+        "told": {method: words for method, (_, words) in tried.items()},
+        "target_answers": {method: np.round(rows, 5).tolist() for method, rows in answers.items()},
+        "held_out": {method: np.round(rows, 5).tolist() for method, rows in held_out.items()},
+        "labels": labels.tolist(),
+        "weights": np.round(weights, 5).tolist(),
     }
 
 
-def _held_out(choice: Mock, method: str) -> Run:
-    """What the choice was given of the labelled validation rows."""
-    _, held_out, labels, weights = choice.call_args.args
-    return {"answers": held_out[method].tolist(), "labels": labels.tolist(), "weights": weights.tolist()}
+def _right_of_each(task: Task, tried: dict[str, Any], test: Dataset) -> dict[str, list[bool]]:
+    """Of each candidate, which test rows it has right."""
+    from graftwork.training.domains.target import Target
+
+    rows = Target(test, task.backbone.embed(test.texts, max_length=task.max_length).numpy())
+    names = task.prepared.label_names
+    said = {method: rows.answers(task, candidate).argmax(axis=1) for method, (candidate, _) in tried.items()}
+    return {
+        method: [names[index] == label for index, label in zip(best, test.labels, strict=True)]
+        for method, best in said.items()
+    }
 
 
 def draw_rows(name: str, part: str, seed: int, count: int) -> Dataset:
@@ -178,48 +199,56 @@ def draw_rows(name: str, part: str, seed: int, count: int) -> Dataset:
     return rows.select(order[:count])
 
 
-def _print_table(level: str, target: str, seeds: int, done: dict[Key, Run]) -> None:
-    """Mean accuracy; the difference to source-only is paired over test rows and seeds, with a bootstrap over rows."""
-    methods = [method for method in LEVELS[level] if (level, target, 0, method) in done]
-    if "none" not in methods:
-        return
-    whole = [seed for seed in range(seeds) if all((level, target, seed, method) in done for method in methods)]
-    print(f"\n{level}, films -> {target}, {len(whole)} seeds, {ROWS[level]} + {ROWS[level]} rows, ", end="")
-    print(f"{TEST_ROWS[level]} test rows of the target")
-    print(f"{'':<24}{'accuracy':>10}   less source-only [95 %]")
-    right = {method: [np.array(done[level, target, seed, method]["right"]) for seed in whole] for method in methods}
-    taken = {seed: _auto(level, target, seed, methods, done) for seed in whole}
-    right["auto"] = [right[taken[seed]][place] for place, seed in enumerate(whole)]
-    for method, rows in right.items():
-        mean = np.mean(rows)
-        print(f"{method:<24}{mean:>10.1%}   {difference(rows, right['none'])}")
-    print("auto took " + ", ".join(taken[seed] for seed in whole))
+def _print_tables(level: str, targets: Sequence[str], seeds: int, done: dict[Key, Run]) -> None:
+    """A table for each target, and the choice beside the candidate that is best on average over all of them."""
+    all_runs: list[Run] = []
+    for target in targets:
+        runs = [done[level, target, seed] for seed in range(seeds) if (level, target, seed) in done]
+        if not runs:
+            continue
+        print(f"\n{level}, films -> {target}, {len(runs)} seeds, {ROWS[level]} + {ROWS[level]} rows, ", end="")
+        print(f"{TEST_ROWS[level]} test rows of the target\n")
+        print_table(runs)
+        all_runs += runs
+    if all_runs:
+        best = max(METHODS[level], key=lambda method: accuracy(all_runs, method))
+        print(
+            f"\n{level}, all targets: the choice {accuracy(all_runs, 'auto'):.1%}, less the best on average, ", end=""
+        )
+        print(f"{best}: {_less(all_runs, 'auto', best)}; less source-only: {_less(all_runs, 'auto', 'none')}")
 
 
-def _auto(level: str, target: str, seed: int, methods: list[str], done: dict[Key, Run]) -> str:
-    """What the choice takes among the candidates of a seed."""
-    from graftwork.training.domains.choice import chosen_by_scores
+def print_table(runs: list[Run]) -> None:
+    """Mean accuracy, and differences to source-only that are paired over seeds and test rows, both drawn anew."""
+    print("| way | accuracy | less source-only [95 %] |\n| --- | --- | --- |")
+    for way in runs[0]["right"]:
+        beside = "" if way == "none" else _less(runs, way, "none")
+        print(f"| {way} | {accuracy(runs, way):.1%} | {beside} |")
+    refused = (one["method"] for run in runs for one in run["considered"] if one["refused"])
+    warned = (f"{method} {code}" for run in runs for method, codes in run["warnings"].items() for code in codes)
+    print(f"\nauto took {_counted(run['taken'] for run in runs)}")
+    print(f"refused: {_counted(refused) or 'nothing'}; warned of: {_counted(warned) or 'nothing'}")
+    print(f"AUC of the domains: {np.mean([run['shift']['domain_auc']['value'] for run in runs]):.3f}")
 
-    runs: dict[Any, Run] = {method: done[level, target, seed, method] for method in methods if method != "oracle"}
-    answers = {method: np.array(run["target_answers"]) for method, run in runs.items()}
-    held_out = {method: np.array(run["held_out"]["answers"]) for method, run in runs.items()}
-    labels, weights = (np.array(runs["none"]["held_out"][name]) for name in ("labels", "weights"))
-    return str(chosen_by_scores(answers, held_out, labels, weights).method)
+
+def accuracy(runs: list[Run], way: str) -> float:
+    """Mean over seeds and test rows."""
+    return float(np.mean([run["right"][way] for run in runs]))
 
 
-def difference(mine: list[Any], theirs: list[Any]) -> str:
-    """Mean difference of paired rows over all seeds, with a 95 % bootstrap interval over rows."""
-    by_row = np.mean([one - other for one, other in zip(mine, theirs, strict=True)], axis=0)
-    draws = np.random.default_rng(0).integers(len(by_row), size=(2000, len(by_row)))
-    low, high = np.quantile(by_row[draws].mean(axis=1), [0.025, 0.975])
-    return f"{by_row.mean():+.1%} [{low:+.1%}, {high:+.1%}]"
+def _less(runs: list[Run], way: str, other: str) -> str:
+    return difference([(run["right"][way], run["right"][other]) for run in runs])
+
+
+def _counted(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in Counter(names).most_common())
 
 
 def _read(results: Path) -> dict[Key, Run]:
     if not results.exists():
         return {}
     runs = [json.loads(line) for line in results.read_text().splitlines()]
-    return {(run["level"], run["target"], run["seed"], run["method"]): run for run in runs}
+    return {(run["level"], run["target"], run["seed"]): run for run in runs}
 
 
 if __name__ == "__main__":
