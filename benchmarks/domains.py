@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graftwork.training.task import Task
 
 CACHE = Path(__file__).parents[1] / ".cache" / "graftwork"
+RESULTS = CACHE / "bench" / "domains" / "runs.jsonl"
 METHODS = {
     "probe": ("none", "self-training"),
     "lora": ("none", "gradual-unfreezing", "adversarial", "self-training", "continued-pretraining"),
@@ -52,7 +53,7 @@ def main() -> None:
     """Make the runs that are missing and print the tables."""
     options = _options()
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    done = _read(options.results)
+    done = read_runs(options.results)
     print(describe())
     print(f"python -m benchmarks.domains {' '.join(sys.argv[1:])}".rstrip())
     made = 0
@@ -79,7 +80,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--levels", nargs="+", choices=METHODS, default=["probe", "lora"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--most", type=int, help="make at most so many runs; 0 only prints what is there")
-    parser.add_argument("--results", type=Path, default=CACHE / "bench" / "domains" / "runs.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
 
 
@@ -244,7 +245,8 @@ def _counted(names: Iterable[str]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in Counter(names).most_common())
 
 
-def _read(results: Path) -> dict[Key, Run]:
+def read_runs(results: Path) -> dict[Key, Run]:
+    """The runs that are done."""
     if not results.exists():
         return {}
     runs = [json.loads(line) for line in results.read_text().splitlines()]
