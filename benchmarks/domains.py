@@ -42,9 +42,9 @@ METHODS = {
     "lora": ("none", "gradual-unfreezing", "adversarial", "self-training", "continued-pretraining"),
 }
 STRATEGIES = {"probe": "feature-extraction", "lora": "lora"}
-ROWS = {"probe": 1000, "lora": 400}
-TEST_ROWS = {"probe": 1000, "lora": 500}
-TOKENS = {"probe": 64, "lora": 48}
+ROWS = {"probe": 1000, "lora": 200}
+TEST_ROWS = {"probe": 1000, "lora": 400}
+TOKENS = {"probe": 64, "lora": 32}
 Run = dict[str, Any]
 Key = tuple[str, str, int]
 
