@@ -149,13 +149,13 @@ def building_blocks(rows: Rows) -> Iterator[tuple[str, Any, Any]]:
         scorer(probe, both, labels, sample_domain=domains),
     )
     factor = 0.7
-    gradients = []
+    gradients: list[Array] = []
     for layer in (reverse_gradient, GradientReversalLayer.apply):
         features = torch.from_numpy(rows.source).requires_grad_()
         layer(features, factor).square().sum().backward()
         assert features.grad is not None
         gradients.append(features.grad.numpy())
-    yield "reversed gradients", *gradients
+    yield "reversed gradients", gradients[0], gradients[1]
 
 
 def print_weights(rows: Rows) -> None:
