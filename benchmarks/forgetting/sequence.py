@@ -57,6 +57,14 @@ class Sequence:
         return [row for domain in self.right[-1][:-1] for row in domain]
 
     @property
+    def along_the_way(self) -> list[float]:
+        """Of the same rows, after how many of the later steps each was right: a share."""
+        by_domain = [
+            [self.right[step][place] for step in range(place + 1, len(DOMAINS))] for place in range(len(DOMAINS) - 1)
+        ]
+        return [float(share) for steps in by_domain for share in np.mean(steps, axis=0)]
+
+    @property
     def newest(self) -> list[bool]:
         """Rows of all domains but the first, each when its domain was learned."""
         return [row for step in range(1, len(DOMAINS)) for row in self.right[step][step]]
@@ -124,10 +132,10 @@ def _sample(domains: Iterable[str], seed: int) -> Dataset:
 def print_table(sequences: list[Sequence]) -> None:
     """Mean accuracy on each domain after each step, and what was forgotten and learned.
 
-    Forgotten is, of each domain but the last, the accuracy at the end less that right after it was learned; learned is,
-    of each domain but the first, the accuracy right after it was learned less that of going on without protection. The
-    first step alone, from the first domain to the second, is told in a table of its own. Intervals are 95 % bootstrap
-    intervals over seeds and rows, both drawn anew.
+    Forgotten is, of each domain but the last, the accuracy at the end, or after each later step, less that right after
+    it was learned; learned is, of each domain but the first, the accuracy right after it was learned less that of going
+    on without protection. The first step alone, from the first domain to the second, is told in a table of its own.
+    Intervals are 95 % bootstrap intervals over seeds and rows, both drawn anew.
     """
     methods = {name: [one for one in sequences if one.method == name] for name in METHODS}
     methods = {name: mine for name, mine in methods.items() if mine}
@@ -137,8 +145,11 @@ def print_table(sequences: list[Sequence]) -> None:
             means = [f"{np.mean([one.right[step][place] for one in mine]):.1%}" for place in range(step + 1)]
             print(f"| {method} | {domain} | {' | '.join([*means, *[''] * (len(DOMAINS) - step - 1)])} |")
     plain = {one.seed: one for one in sequences if one.method == "none"}
-    print("\n| method | seeds | forgotten [95 %] | beside none [95 %] | learned, beside none [95 %] | kept back |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        "\n| method | seeds | forgotten after each step [95 %] | at the end [95 %] | at the end, beside none [95 %] |",
+        end="",
+    )
+    print(" learned, beside none [95 %] | kept back |\n| --- | --- | --- | --- | --- | --- | --- |")
     for method, mine in methods.items():
         forgotten = difference([(one.at_the_end, one.learned) for one in mine])
         paired = [(one, plain[one.seed]) for one in mine if one.seed in plain and method != "none"]

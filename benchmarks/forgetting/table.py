@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def print_table(runs: list[Run]) -> None:
         print(f"| {' | '.join(cells)} | {size:.2%} |")
 
 
-def difference(pairs: list[tuple[list[bool], list[bool]]]) -> str:
+def difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> str:
     """Mean difference of accuracy with its interval, of pairs that hold the same rows, one a seed."""
     each: NDArray[np.float64] = np.array([np.subtract(one, other, dtype=float) for one, other in pairs])
     random = np.random.default_rng(0)
