@@ -10,6 +10,7 @@ rows; none of them sees a label of the target. Their other settings are skada's 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -82,18 +83,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", default=["tweets", "amazon"])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--blocks", action="store_true", help="only the building blocks, on the first target and seed 0"
+    )
     asked = parser.parse_args()
-    done = read_runs(RESULTS)
     print(f"{describe()}, skada {version('skada')}, scikit-learn {version('scikit-learn')}")
-    print(f"python -m benchmarks.domains_skada --targets {' '.join(asked.targets)} --seeds {asked.seeds}")
+    print(f"python -m benchmarks.domains_skada {' '.join(sys.argv[1:])}".rstrip())
     backbone = open_backbone(remember=True)
-    for place, target in enumerate(asked.targets):
-        runs = [done["probe", target, seed] for seed in range(asked.seeds)]
-        draws = [read_rows(backbone, target, seed) for seed in range(asked.seeds)]
-        if place == 0:
-            print_blocks(draws[0])
-            print_weights(draws[0])
-        print_accuracies(target, runs, draws)
+    first = read_rows(backbone, asked.targets[0], 0)
+    print_blocks(first)
+    print_weights(first)
+    if asked.blocks:
+        return
+    done = read_runs(RESULTS)
+    for target in asked.targets:
+        seeds = [seed for seed in range(asked.seeds) if ("probe", target, seed) in done]
+        runs = [done["probe", target, seed] for seed in seeds]
+        print_accuracies(target, runs, [read_rows(backbone, target, seed) for seed in seeds])
 
 
 def read_rows(backbone: Backbone, target: str, seed: int) -> Rows:
