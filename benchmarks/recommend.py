@@ -9,6 +9,9 @@ Time is processor time of this process, of training and of recommending alone: j
 are not counted on either side. A recommendation may take `BUDGET` of what everything took. It is made without history,
 and with a history of the other sets' runs, as a registry would have it. The rule of thumb alone takes the smaller base.
 
+Cases named `SET/dev-ROWS` are drawn from the training file alone, training and test rows, by another seed: what is
+changed in the way to recommend is chosen by these, so that the test rows of the others have no part in it.
+
 Every result is written to `--results` as it is made, and what is there is not made again, so that a run may be stopped
 at any time; with `--limit` it stops by itself before a run that begins after so many seconds.
 """
@@ -52,6 +55,7 @@ CASES = (
     "tweets-300", "headlines-100", "amazon-100", "tweets-100", "spam-100", "drugs-100",
     "editorials-100", "headlines-300", "amazon-300", "movies-300", "spam-300", "tweets-1000",
 )  # fmt: skip
+DEVELOPMENT = "/dev"
 MAX_LENGTH = 64
 TEST_ROWS = 600
 SEED = 0
@@ -106,15 +110,22 @@ def rows_of(case: str) -> tuple[Dataset, Dataset]:
     from graftwork.data.read import read_dataset
 
     name, count = case.rsplit("-", 1)
-    parts = []
-    for part, most in (("train", int(count)), ("test", TEST_ROWS)):
-        rows = read_dataset(CACHE / "datasets" / SETS[name] / f"{part}.csv")
-        if name == "headlines":
-            lines = tuple(text.strip().splitlines()[0] for text in rows.texts)
-            rows = Dataset(lines, rows.labels, rows.rows, rows.source)
-        chosen = np.sort(np.random.default_rng(SEED).permutation(len(rows))[:most])
-        parts.append(rows.select(chosen))
-    return parts[0], clean_dataset(parts[1])
+    source = name.removesuffix(DEVELOPMENT)
+
+    def read(part: str) -> Dataset:
+        rows = read_dataset(CACHE / "datasets" / SETS[source] / f"{part}.csv")
+        if source != "headlines":
+            return rows
+        lines = tuple(text.strip().splitlines()[0] for text in rows.texts)
+        return Dataset(lines, rows.labels, rows.rows, rows.source)
+
+    def drawn(rows: Dataset, first: int, last: int, seed: int) -> Dataset:
+        return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[first:last]))
+
+    train, most = read("train"), int(count)
+    if source != name:
+        return drawn(train, 0, most, SEED + 1), clean_dataset(drawn(train, most, most + TEST_ROWS, SEED + 1))
+    return drawn(train, 0, most, SEED), clean_dataset(drawn(read("test"), 0, TEST_ROWS, SEED))
 
 
 @cache
@@ -288,7 +299,7 @@ def kept(file: Path) -> dict[tuple[str, str, str], Made]:
 def main() -> None:
     """Make what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--cases", nargs="+", default=CASES, help="SET-ROWS, or SET/dev-ROWS")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing is begun")
     parser.add_argument("--everything", action="store_true", help="recommend nothing yet")
     parser.add_argument("--results", type=Path, default=CACHE / "bench" / "recommend.jsonl")
@@ -312,7 +323,7 @@ def main() -> None:
     for case, history in itertools.product(whole, (False, True)):
         if (case, history) in advised or time.monotonic() - began > options.limit or options.everything:
             continue
-        others = [one for one in done.values() if one.case.split("-")[0] != case.split("-")[0]]
+        others = [one for one in done.values() if one.case.rsplit("-", 1)[0] != case.rsplit("-", 1)[0]]
         everything = [one for one in done.values() if one.case == case]
         made = advised[case, history] = advise(case, everything, others, history=history)
         with advice.open("a") as file:

@@ -21,11 +21,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.kept import reading_otherwise
 
 _CACHE = Path(".cache/graftwork")
 _FOLDER = _CACHE / "bench" / "results"
@@ -44,6 +46,7 @@ class Case:
         files: gives the training and the test file for a number of training rows.
         strategy: that is trained.
         max_length: tokens that are read of a text.
+        pixels: height and width at which pictures are read, where that is not the base's own.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Case:
     files: Callable[[str, int], tuple[Path, Path]]
     strategy: str = "auto"
     max_length: int | None = 64
+    pixels: int | None = None
 
 
 def main() -> None:
@@ -100,14 +104,16 @@ def _measured(case: Case, rows: int, draws: int, *, shared: bool, train_only: bo
         took = Took(round(time.perf_counter() - began, 2), round(_processor_seconds() - used, 2))
         return json.loads(done.stdout) if "--json" in arguments else done.stdout, took
 
-    if case.base not in {name for base in graft("base", "list", "--json")[0] for name in base["names"]}:
-        graft("base", "add", _CACHE / "models" / case.base, "--name", case.base, "--json")
+    base = case.base if case.pixels is None else f"{case.base}-{case.pixels}"
+    if base not in {name for known in graft("base", "list", "--json")[0] for name in known["names"]}:
+        with _folder_of(case) as folder:
+            graft("base", "add", folder, "--name", base, "--json")
     train, test = case.files(case.name, rows)
     name = f"results/{case.name}"
     length = [] if case.max_length is None else ["--set", f"max_length={case.max_length}"]
     made = _FOLDER / f"{case.name}-{rows}-trained.json"
     if not made.exists():
-        line: list[str | Path] = ["train", train, "--test", test, "--base", case.base, "--name", name]
+        line: list[str | Path] = ["train", train, "--test", test, "--base", base, "--name", name]
         line += ["--strategy", case.strategy]
         trained, training = graft(*line, *length, "--json")
         facts = {key: trained[key] for key in ("manifest", "size_bytes")} | {"took": vars(training)}
@@ -142,6 +148,14 @@ class Took:
 
     seconds: float
     processor: float
+
+
+def _folder_of(case: Case) -> AbstractContextManager[Path]:
+    """The folder of its base."""
+    folder = _CACHE / "models" / case.base
+    if case.pixels is None:
+        return nullcontext(folder)
+    return reading_otherwise(folder, {"size": {"height": case.pixels, "width": case.pixels}})
 
 
 def _processor_seconds() -> float:
@@ -220,10 +234,11 @@ CASES = (
     Case(
         "emoji",
         "efficientnet-lite0",
-        "groups of emoji as Google drew them",
+        "groups of emoji as Google drew them, 64 pixels wide and read at 112",
         _pictures,
         "feature-extraction",
         max_length=None,
+        pixels=112,
     ),
     Case("shuffled", "minilm", "the tweets with shuffled labels", _shuffled),
     Case(

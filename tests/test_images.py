@@ -231,11 +231,12 @@ def test_the_python_sibling_takes_paths_bytes_and_pictures(house: House, tmp_pat
 def test_a_report_and_transfer_of_pictures(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graftwork.training.references._MOST_EPOCHS", 1)
     monkeypatch.setattr("graftwork.training.references.RATES", (1e-3,))
+    monkeypatch.setattr("graftwork.training.references.CONVOLUTION_RATES", (1e-2,))
     line = ["evaluate", "acme/vit", "--transfer", str(house.pictures), "--draws", "0", "--json"]
     measured = house.graft(*line).json["transfer"]
     assert [one["name"] for one in measured["against"]] == ["scratch", "scratch until it stops", "probe"]
     cnn = house.graft("evaluate", "acme/cnn", *line[2:]).json["transfer"]
-    assert [one["name"] for one in cnn["against"]] == ["probe"]  # batch normalisation is not trained from scratch
+    assert [one["name"] for one in cnn["against"]] == ["scratch", "scratch until it stops", "probe"]
     report = house.graft("report", "acme/vit", "--format", "json").json
     found = {one["key"]: one for one in report["sections"]}
     assert [row[0] for row in found["transfer"]["tables"][0]["rows"][1:]] == [

@@ -19,7 +19,7 @@ from graftwork.backbones.backbone import Backbone
 from graftwork.backbones.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteModel
 from graftwork.backbones.images import ImageReader, read_preprocessing
 from graftwork.backbones.inspect import inspect_model
-from graftwork.backbones.scratch import trains_from_scratch
+from graftwork.backbones.scratch import scratch_backbone
 from graftwork.backbones.targets import linear_targets
 from graftwork.data.media import Media
 from graftwork.errors import DataRejected, ModalityMismatch, ModelUnsupported
@@ -164,8 +164,36 @@ def test_low_rank_updates_go_into_attention_and_not_into_convolutions(image_mode
         linear_targets(open_backbone(image_model("efficientnet-lite")))
 
 
-def test_a_network_whose_statistics_come_from_pretraining_is_not_measured_from_scratch(
+def test_a_network_from_scratch_divides_by_the_batch_in_a_step_and_by_the_rows_it_learns_from_elsewhere(
     image_model: Callable[[str], Path],
 ) -> None:
-    assert trains_from_scratch(open_backbone(image_model("vit")))
-    assert not trains_from_scratch(open_backbone(image_model("efficientnet-lite")))
+    base = open_backbone(image_model("efficientnet-lite"))
+    rows = base.encode([png(seed) for seed in range(40)])
+    torch.manual_seed(1)
+    scratch = scratch_backbone(base, learning=rows)
+    norm, kernel = scratch.model._bn0, scratch.model._conv_stem  # type: ignore[union-attr]
+    batch = scratch.collate(rows)
+    with torch.no_grad():
+        stem = kernel(batch.arguments["pixel_values"])  # type: ignore[operator]
+        torch.testing.assert_close(scratch.forward(batch)[3:5], scratch.forward(scratch.collate(rows[3:5])))
+        torch.testing.assert_close(norm.running_mean, stem.mean(dim=(0, 2, 3)))
+        torch.testing.assert_close(norm.running_var, stem.var(dim=(0, 2, 3)), rtol=1e-2, atol=0)
+        before = scratch.forward(batch)
+    alone = scratch.forward(scratch.collate(rows[3:4])).detach()
+    torch.testing.assert_close(alone[0], before[3])  # one row has no statistics
+    step = scratch.forward(batch).detach()
+    apart = scratch.forward(scratch.collate(rows[3:5])).detach()
+    assert (step[3:5] - apart).abs().max() > 0.1
+    with torch.no_grad():
+        kernel.weight.mul_(-1)  # type: ignore[operator, union-attr]
+        scratch.weights_changed()
+        scratch.forward(batch)
+        torch.testing.assert_close(norm.running_mean, -stem.mean(dim=(0, 2, 3)))
+    assert not any(module.training for module in base.model.modules())
+
+
+def test_random_kernels_have_the_variance_of_the_reference(image_model: Callable[[str], Path]) -> None:
+    torch.manual_seed(1)
+    kernels = dict(scratch_backbone(open_backbone(image_model("efficientnet-lite"))).model.named_parameters())
+    for name, fan_out in (("_conv_head.weight", 20), ("_blocks.1._depthwise_conv.weight", 9)):
+        assert float(kernels[name].std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.2)

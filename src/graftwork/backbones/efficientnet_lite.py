@@ -11,12 +11,13 @@ config.json is `efficientnet-lite`, and the defaults of the configuration are li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutput
 
 from graftwork.backbones.kinds import EFFICIENTNET_LITE
@@ -141,6 +142,14 @@ class EfficientNetLiteModel(PreTrainedModel):  # type: ignore[misc]
         self._conv_head = nn.Conv2d(channels, config.hidden_size, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(config.hidden_size, eps=eps)
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Random weights as the reference draws them: of variance 2 by a kernel's places times its output channels."""
+        if isinstance(module, nn.Conv2d):
+            outputs = module.out_channels // module.groups
+            initialization.normal_(module.weight, std=math.sqrt(2 / (math.prod(module.kernel_size) * outputs)))
+        else:
+            super()._init_weights(module)
 
     def forward(self, pixel_values: Tensor, **_kwargs: Any) -> BaseModelOutput:
         """The features of `pixel_values [rows, 3, height, width]`.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def untrained_model(config: Any, *, dtype: torch.dtype) -> Any:
     """
     try:
         with quiet_transformers():
-            model = _loader(config).from_config(config, dtype=dtype, attn_implementation="sdpa")
+            model = _attending(partial(_loader(config).from_config, config, dtype=dtype))
     except Exception as error:
         raise ModelUnsupported(
             f"transformers cannot make the {config.model_type} model that this configuration describes",
@@ -179,12 +180,7 @@ def _load(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str,
     # Shapes that differ are let through here to be told with all the rest that does not fit.
     arguments |= {"trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        try:
-            loaded = loader.from_pretrained(folder, attn_implementation="sdpa", **arguments)
-        except ValueError as error:
-            if "scaled_dot_product_attention" not in str(error):
-                raise
-            loaded = loader.from_pretrained(folder, attn_implementation="eager", **arguments)
+        loaded = _attending(partial(loader.from_pretrained, folder, **arguments))
     except Exception as error:
         raise ModelUnreadable(
             f"the weights in {folder} cannot be loaded as {config.model_type}",
@@ -193,6 +189,16 @@ def _load(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str,
         ) from error
     model, info = loaded
     return model, info
+
+
+def _attending(make: Callable[..., Any]) -> Any:
+    """What `make` makes, its attention by PyTorch's fused function where the architecture has that."""
+    try:
+        return make(attn_implementation="sdpa")
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        return make(attn_implementation="eager")
 
 
 def _loader(config: Any) -> Any:

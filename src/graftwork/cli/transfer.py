@@ -106,10 +106,7 @@ def verdict(found: TransferReport) -> str:
     """One sentence: whether transfer helped, by the best that was trained from scratch."""
     best = _best_from_scratch(found)
     if best is None:
-        return (
-            "Cannot tell: nothing was trained from scratch. Of some labels there are too few rows, or the network has "
-            "batch normalisation, whose statistics come from its pretraining."
-        )
+        return "Cannot tell: nothing was trained from scratch. Of some labels there are too few rows."
     gap = best.difference.difference
     measured = f"{100 * gap.value:+.1f} points of accuracy [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
     if best.verdict == "helped":

@@ -108,10 +108,11 @@ class Activations:
 
         The whole network runs where the delta changes what comes below the first layer.
         """
-        hidden, batch = self.batch(rows)
         if min(attachment.depths(), default=0) < 0:
+            batch = self._backbone.collate([self._ids[row] for row in rows])
             top = self._backbone.forward(batch)
         else:
+            hidden, batch = self.batch(rows)
             top = self._backbone.tail(hidden, batch, self._split)
         return self._backbone.pool(top, batch.attention_mask)
 

@@ -7,6 +7,7 @@ trained from scratch is asked where it stands: no file is made of it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -70,10 +71,9 @@ class KnownRows:
         return self._read(self.test)
 
     @cached_property
-    def tokens(self) -> list[list[int]]:
-        """Of every text of `rows` and `test`."""
-        texts = [*self.rows.texts, *self.test.texts]
-        return [list(ids) for ids in self.backbone.encode(texts, self.max_length)]
+    def encoded(self) -> Sequence[Sequence[int]]:
+        """Every row of `rows`, then of `test`, as the backbone reads it."""
+        return self.backbone.encode([*self.rows.texts, *self.test.texts], self.max_length)
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:
@@ -172,13 +172,15 @@ def trained_from_scratch(
     if not len(prepared.validation):
         return None
     with own_randomness(config.seed, known.backbone.device):
-        backbone = scratch_backbone(known.backbone, known.tokens)
+        learning = [known.encoded[place] for place in places[prepared.train]]
+        backbone = scratch_backbone(known.backbone, known.encoded, learning=learning)
     # A head that is fitted on nothing has the share of each class.
     nothing = np.zeros((len(places), backbone.width), dtype=np.float32)
     probe = probe_rows(nothing, prepared, config)
     task = Task(backbone, prepared, nothing, probe, config, known.max_length)
     with task.start(config.strategy) as start:
         tuned = fine_tune(start, learning_rate=learning_rate, progress=known.progress, run=Run())
+        backbone.weights_changed()  # to those of the best evaluation
         seconds = time.perf_counter() - began
         known.progress.stage("asking it about the test rows", len(known.test))
         vectors = backbone.embed(known.test.texts, max_length=known.max_length, progress=known.progress.advance)

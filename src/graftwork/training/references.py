@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.backbones.scratch import trains_from_scratch
+from graftwork.backbones.scratch import batch_norms
 from graftwork.data.split import split_dataset
 from graftwork.evaluation.transfer import ReferenceRun
 from graftwork.registry.durable import write_file
@@ -39,6 +39,8 @@ _NO_START = 1e6  # a penalty that leaves a head nothing but the share of each cl
 RATES = (1e-4, 3e-5, 3e-4)
 """Learning rates that training from scratch has the choice of, the likeliest first. That of a range test left MiniLM's
 architecture at the most frequent class on 800 tweets."""
+CONVOLUTION_RATES = (1e-3, 3e-4, 3e-3)
+"""The same for networks with batch norms, which make them insensitive to the scale of their weights."""
 _SHOWN = 0.01  # by which share a validation loss must be below the likeliest rate's for another rate to be taken
 
 
@@ -78,8 +80,8 @@ class References:
 
         Training from scratch has the adapter's architecture with random weights, all of them trained, in as many epochs
         as the adapter may have, or (`scratch until it stops`, in batches of 32 at least) until the validation loss no
-        longer falls. Its head begins with the share of each class; its learning rate is the one of `RATES` with the
-        best validation loss after one epoch on all rows, or the first where none is better by a hundredth. The seconds
+        longer falls. Its head begins with the share of each class; its learning rate is the one of `RATES` (with
+        batch norms: `CONVOLUTION_RATES`) with the best validation loss after one epoch on all rows, or the first where none is better by a hundredth. The seconds
         are those of training with that rate alone.
 
         Args:
@@ -90,8 +92,6 @@ class References:
         Raises:
             StorageError: if it cannot be kept.
         """
-        if kind.startswith("scratch") and not trains_from_scratch(self.known.backbone):
-            return None
         whole = count is None or count >= len(self.known.rows)
         places = np.arange(len(self.known.rows)) if count is None or whole else self._drawn(count, draw)
         if not kind.startswith("scratch"):
@@ -99,15 +99,16 @@ class References:
         return self._made(kind, places, self._config(kind, draw, self._best_rate()))
 
     def _best_rate(self) -> float:
-        """The one of `RATES` with the best validation loss after one epoch on all rows.
+        """The rate with the best validation loss after one epoch on all rows.
 
         Where nothing was learned yet, losses differ in their fourth digit, and say nothing: then it is the first.
         """
         places = np.arange(len(self.known.rows))
-        tried = {rate: self._made("rate", places, self._config("rate", 0, rate)) for rate in RATES}
+        rates = CONVOLUTION_RATES if batch_norms(self.known.backbone) else RATES
+        tried = {rate: self._made("rate", places, self._config("rate", 0, rate)) for rate in rates}
         losses = {rate: math.inf if one is None else one.loss for rate, one in tried.items()}
-        best = min(RATES, key=losses.__getitem__)
-        return best if losses[best] < (1 - _SHOWN) * losses[RATES[0]] else RATES[0]
+        best = min(rates, key=losses.__getitem__)
+        return best if losses[best] < (1 - _SHOWN) * losses[rates[0]] else rates[0]
 
     def _made(self, kind: Kind | Literal["rate"], places: Ints, config: TrainingConfig) -> MadeReference | None:
         """A reference with its settings, made or kept."""
