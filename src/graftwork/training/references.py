@@ -80,9 +80,9 @@ class References:
 
         Training from scratch has the adapter's architecture with random weights, all of them trained, in as many epochs
         as the adapter may have, or (`scratch until it stops`, in batches of 32 at least) until the validation loss no
-        longer falls. Its head begins with the share of each class; its learning rate is the one of `RATES` (with
-        batch norms: `CONVOLUTION_RATES`) with the best validation loss after one epoch on all rows, or the first where none is better by a hundredth. The seconds
-        are those of training with that rate alone.
+        longer falls. Its head begins with the share of each class; its learning rate is the one of `RATES` (with batch
+        norms: of `CONVOLUTION_RATES`) with the best validation loss after one epoch on all rows, or the first where
+        none is better by a hundredth. The seconds are those of training with that rate alone.
 
         Args:
             kind: what to train: the adapter's own strategy, the probe, or from scratch.
