@@ -59,7 +59,7 @@ DEVELOPMENT = "/dev"
 MAX_LENGTH = 64
 TEST_ROWS = 600
 SEED = 0
-BUDGET = 0.12
+BUDGET = 0.145
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def experience(others: list[Made]) -> Experience:
         if probe is not None and one is not probe:
             mended = (one.accuracy - probe.accuracy) / (1 - probe.accuracy)
             rows = int(one.case.rsplit("-", 1)[1])
-            seen.append(Seen(one.base, one.strategy, rows, mended, len(one.right), probe.accuracy))
+            seen.append(Seen(load(one.base).fingerprint, one.strategy, rows, mended, len(one.right), probe.accuracy))
     return Experience(tuple(seen))
 
 

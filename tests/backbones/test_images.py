@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -171,10 +171,11 @@ def test_a_network_from_scratch_divides_by_the_batch_in_a_step_and_by_the_rows_i
     rows = base.encode([png(seed) for seed in range(40)])
     torch.manual_seed(1)
     scratch = scratch_backbone(base, learning=rows)
-    norm, kernel = scratch.model._bn0, scratch.model._conv_stem  # type: ignore[union-attr]
+    norm = cast("torch.nn.BatchNorm2d", scratch.model.get_submodule("_bn0"))
+    kernel = cast("torch.nn.Conv2d", scratch.model.get_submodule("_conv_stem"))
     batch = scratch.collate(rows)
     with torch.no_grad():
-        stem = kernel(batch.arguments["pixel_values"])  # type: ignore[operator]
+        stem = kernel(batch.arguments["pixel_values"])
         torch.testing.assert_close(scratch.forward(batch)[3:5], scratch.forward(scratch.collate(rows[3:5])))
         torch.testing.assert_close(norm.running_mean, stem.mean(dim=(0, 2, 3)))
         torch.testing.assert_close(norm.running_var, stem.var(dim=(0, 2, 3)), rtol=1e-2, atol=0)
@@ -185,7 +186,7 @@ def test_a_network_from_scratch_divides_by_the_batch_in_a_step_and_by_the_rows_i
     apart = scratch.forward(scratch.collate(rows[3:5])).detach()
     assert (step[3:5] - apart).abs().max() > 0.1
     with torch.no_grad():
-        kernel.weight.mul_(-1)  # type: ignore[operator, union-attr]
+        kernel.weight.mul_(-1)
         scratch.weights_changed()
         scratch.forward(batch)
         torch.testing.assert_close(norm.running_mean, -stem.mean(dim=(0, 2, 3)))

@@ -24,6 +24,7 @@ from graftwork.registry.metadata import BaseMetadata
 from graftwork.training.config import TrainingConfig
 from graftwork.training.job import train
 from graftwork.training.recommending.answer import differing, with_front
+from graftwork.training.recommending.bases import APART, Probed, probes_compared
 from graftwork.training.recommending.clock import Budget, OutOfTime, TimeLimit
 from graftwork.training.recommending.compatibility import foreign_languages, judge_compatibility
 from graftwork.training.recommending.evidence import read_features
@@ -31,7 +32,7 @@ from graftwork.training.recommending.experience import Experience, Seen, experie
 from graftwork.training.recommending.halving import LEAST_SHARE, halve
 from graftwork.training.recommending.prediction import COMMON, Belief, after_trials, mended_share
 from graftwork.training.recommending.recommend import Limits, OfferedBase, recommend
-from graftwork.training.recommending.results import Candidate, Evidence, Trial
+from graftwork.training.recommending.results import Candidate, Trial
 from graftwork.training.recommending.rules import Task, by_rules, expected_gain
 from tests.cli.samples import draw_rows
 
@@ -183,13 +184,64 @@ def test_the_mended_share_is_counted_row_by_row(rows: list[tuple[int, int, int]]
 
 
 def test_the_expected_accuracy_is_the_probe_with_errors_mended() -> None:
-    evidence = Evidence(rows=400, accuracy=Interval.of(0.8, 0.76, 0.84), log_me=0, h_score=0, neighbours=0, seconds=0)
-    alone = Belief(0.0, 0.0).accuracy(evidence)
+    probed = Probed(0.8, 0.02)
+    alone = Belief(0.0, 0.0).accuracy(probed)
     assert alone.value == 0.8
-    assert alone.high == pytest.approx(0.8 + 1.959964 * math.sqrt(0.8 * 0.2 / 400), abs=1e-5)
-    assert Belief(0.25, 0.0).accuracy(evidence).value == pytest.approx(0.85)
-    wide = Belief(0.25, 0.1).accuracy(evidence)
+    assert alone.high == pytest.approx(0.8 + 1.959964 * 0.02, abs=1e-5)
+    assert Belief(0.25, 0.0).accuracy(probed).value == pytest.approx(0.85)
+    wide = Belief(0.25, 0.1).accuracy(probed)
     assert wide.high - wide.low > alone.high - alone.low
+
+
+# Bases on the same rows
+
+
+def marks(both: int, first: int, second: int, neither: int, *, times: int = 1) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Rows that both probes got right, the first alone, the second alone, neither."""
+    kinds = [(True, True), (True, False), (False, True), (False, False)]
+    counts = [times * count for count in (both, first, second, neither)]
+    return np.array([kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)])
+
+
+def test_one_probe_alone_is_taken_as_measured() -> None:
+    (alone,) = probes_compared(np.arange(100)[:, None] < 80)
+    assert alone.accuracy == pytest.approx(0.8)
+    assert alone.spread == pytest.approx(math.sqrt(0.8 * 0.2 / 100), rel=0.01)
+    (perfect,) = probes_compared(np.ones((20, 1), dtype=np.bool_))
+    assert perfect.accuracy == pytest.approx(1.0)
+    assert perfect.spread == pytest.approx(math.sqrt(0.5) / 20, rel=0.01)
+
+
+def test_differences_of_probes_are_shrunk_by_what_paired_rows_can_tell() -> None:
+    def apart(right: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
+        first, second = probes_compared(right)
+        return first.accuracy - second.accuracy
+
+    # By hand: a priori the difference has the variance 2 (0.1 x 0.28)^2; counted is 0.04, of (0.2 - 0.04^2) / 100.
+    usual, luck = 2 * (APART * 0.28) ** 2, (0.2 - 0.04**2) / 100
+    assert apart(marks(62, 12, 8, 18)) == pytest.approx(0.04 * usual / (usual + luck), rel=1e-3)
+    assert apart(marks(70, 4, 0, 26)) > apart(marks(62, 12, 8, 18))  # fewer rows in dispute, less luck
+    assert apart(marks(62, 12, 8, 18, times=100)) == pytest.approx(0.04, rel=0.03)
+    assert apart(marks(62, 8, 12, 18)) == pytest.approx(-apart(marks(62, 12, 8, 18)))
+    assert apart(marks(62, 10, 10, 18)) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_limits_of_compared_probes_hold_and_their_differences_are_nearer_than_those_counted() -> None:
+    rng = np.random.default_rng(0)
+    inside, errors = [], []
+    for _ in range(1000):
+        truth = 1 - 0.3 * (1 + APART * rng.standard_normal(2))
+        hard = rng.random(150)  # to both alike: half of the rows
+        own = rng.random((150, 2))
+        right = np.where(rng.random((150, 1)) < 0.5, hard[:, None], own) < truth
+        found = probes_compared(right)
+        inside += [abs(one.accuracy - t) < 1.96 * one.spread for one, t in zip(found, truth, strict=True)]
+        wanted = truth[0] - truth[1]
+        counted = right.mean(axis=0)
+        errors.append([found[0].accuracy - found[1].accuracy - wanted, counted[0] - counted[1] - wanted])
+    assert 0.93 < np.mean(inside) < 0.97
+    shrunk, raw = np.sqrt(np.square(errors).mean(axis=0))
+    assert shrunk < 0.9 * raw
 
 
 def test_a_run_is_asked_to_end_when_the_budget_is_used_up_or_somebody_asks() -> None:
@@ -208,20 +260,24 @@ def test_history_is_shrunk_towards_the_rule() -> None:
     one = Seen(base="b", strategy="lora", rows=1000, mended=0.5, test_rows=10_000, probe=0.5)
     weight = spread**2 / (spread**2 + one.noise)
     assert weight > 0.99
-    assert Experience((one,)).belief("lora", rows=1000).mean == pytest.approx((4 * rule + weight * 0.5) / (4 + weight))
-    many = Experience((one,) * 400).belief("lora", rows=1000)
+    assert Experience((one,)).belief("lora", base="b", rows=1000).mean == pytest.approx(
+        (4 * rule + weight * 0.5) / (4 + weight)
+    )
+    many = Experience((one,) * 400).belief("lora", base="b", rows=1000)
     assert many.mean == pytest.approx(0.5, abs=0.01)
     assert many.spread == spread
-    assert Experience((one,)).belief("full", rows=1000).mean == expected_gain("full", 1000)[0]
+    assert Experience((one,)).belief("full", base="b", rows=1000).mean == expected_gain("full", 1000)[0]
     assert Experience((one,) * 3).count("lora") == 3
 
 
-def test_runs_with_few_test_rows_or_other_sizes_weigh_less() -> None:
+def test_runs_with_few_test_rows_other_sizes_or_another_base_weigh_less() -> None:
     exact = Seen(base="b", strategy="lora", rows=1000, mended=0.5, test_rows=10_000, probe=0.5)
     means = [
-        Experience((seen,)).belief("lora", rows=1000).mean
+        Experience((seen,)).belief("lora", base="b", rows=1000).mean
         for seen in (exact, replace(exact, rows=4000), replace(exact, test_rows=30))
     ]
+    elsewhere = Experience((replace(exact, base="c"),)).belief("lora", base="b", rows=1000)
+    assert elsewhere.mean == pytest.approx(means[1])  # half as much, as on four times more rows
     assert means[0] > means[1] > means[2] > expected_gain("lora", 1000)[0]
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from graftwork.evaluation.results import Interval
     from graftwork.training.config import TrainingConfig
     from graftwork.training.progress import Progress
+    from graftwork.training.recommending.bases import Probed
     from graftwork.training.recommending.clock import Budget
     from graftwork.training.recommending.experience import Experience
     from graftwork.training.recommending.results import Trial
@@ -56,6 +57,7 @@ class Contender:
 
     Attributes:
         known: the base.
+        probed: what is expected of the probe on it.
         strategy: its name.
         config: the settings, with what the limits ask for.
         prior: what it is expected to mend before any trial.
@@ -68,6 +70,7 @@ class Contender:
     """
 
     known: KnownBase
+    probed: Probed
     strategy: str
     config: TrainingConfig
     prior: Belief
@@ -81,7 +84,7 @@ class Contender:
     @property
     def accuracy(self) -> Interval:
         """The accuracy that is expected."""
-        return self.belief.accuracy(self.known.evidence)
+        return self.belief.accuracy(self.probed)
 
 
 def possible_strategies(backbone: Backbone) -> list[str]:
@@ -95,6 +98,7 @@ def possible_strategies(backbone: Backbone) -> list[str]:
 
 def contenders_of(
     known: KnownBase,
+    probed: Probed,
     config: TrainingConfig,
     experience: Experience,
     limits: Limits,
@@ -106,6 +110,7 @@ def contenders_of(
 
     Args:
         known: the base.
+        probed: what is expected of the probe on it.
         config: the settings that all have.
         experience: what was seen of strategies before.
         limits: of an adapter.
@@ -124,12 +129,12 @@ def contenders_of(
         slow = ""
         if limits.latency_ms is not None and latency > limits.latency_ms:
             slow = f"a request takes {latency:.1f} ms on the bare base; {limits.latency_ms:g} are allowed"
-        belief = experience.belief(strategy, rows=rows)
+        belief = experience.belief(strategy, base=known.backbone.fingerprint, rows=rows)
         seconds = training_seconds(
             strategy, own, known.prepared, reading=known.reading, trained=trained_values(known.backbone, strategy)
         )
         reasons = tuple(filter(None, (refused, slow)))
-        found.append(Contender(known, strategy, own, belief, belief, seconds, stored, latency, reasons))
+        found.append(Contender(known, probed, strategy, own, belief, belief, seconds, stored, latency, reasons))
     return found
 
 

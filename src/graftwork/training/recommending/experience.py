@@ -61,15 +61,17 @@ class Experience:
         """How often a strategy was seen."""
         return sum(one.strategy == strategy for one in self.seen)
 
-    def belief(self, strategy: str, *, rows: int) -> Belief:
+    def belief(self, strategy: str, *, base: str, rows: int) -> Belief:
         """What a strategy is expected to mend: the rule of thumb, shrunk towards by as many runs as were seen.
 
         The mean is `(4 rule + sum w seen) / (4 + sum w)`. A run weighs `w = s^2 / (s^2 + noise)`, s the spread over
-        tasks: less than one, the fewer test rows it had; and half of that on four times more or fewer rows.
+        tasks: less than one, the fewer test rows it had; half of that on four times more or fewer rows, and half of it
+        on another base.
         The spread over tasks stays: history says what is usual, not what this task is.
 
         Args:
             strategy: its name.
+            base: fingerprint of its base.
             rows: to train on.
         """
         mean, spread = expected_gain(strategy, rows)
@@ -79,7 +81,7 @@ class Experience:
         for one in self.seen:
             if one.strategy == strategy:
                 far = abs(math.log(max(one.rows, 1) / max(rows, 1), 4))
-                weight = spread**2 / (spread**2 + one.noise) / (1 + far)
+                weight = spread**2 / (spread**2 + one.noise) / (1 + far) / (1 if one.base == base else 2)
                 total, weights = total + weight * one.mended, weights + weight
         return Belief(total / weights, spread)
 

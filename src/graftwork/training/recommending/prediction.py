@@ -20,7 +20,8 @@ from graftwork.evaluation.results import Interval
 
 if TYPE_CHECKING:
     from graftwork.evaluation.intervals import Ints
-    from graftwork.training.recommending.results import Evidence, Trial
+    from graftwork.training.recommending.bases import Probed
+    from graftwork.training.recommending.results import Trial
 
 _Z = NormalDist().inv_cdf(0.975)
 COMMON = 0.6
@@ -42,17 +43,15 @@ class Belief:
     mean: float
     spread: float
 
-    def accuracy(self, evidence: Evidence) -> Interval:
+    def accuracy(self, probed: Probed) -> Interval:
         """The accuracy that is expected beyond a probe, with 95 % limits.
 
         Args:
-            evidence: what is known of the probe.
+            probed: what is expected of the probe.
         """
-        probe = evidence.accuracy.value
+        probe = probed.accuracy
         wrong = 1 - probe
-        # Of rows that are all right or all wrong the variance is that of half a row.
-        sampling = max(probe * wrong, 0.5 / evidence.rows) / evidence.rows * (1 - self.mean) ** 2
-        half = _Z * math.sqrt(sampling + (wrong * self.spread) ** 2)
+        half = _Z * math.hypot(probed.spread * (1 - self.mean), wrong * self.spread)
         value = min(1.0, probe + wrong * self.mean)
         return Interval.of(value, max(0.0, value - half), min(1.0, value + half))
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from graftwork.adaptation import STRATEGIES
 from graftwork.data.check import check_dataset
 from graftwork.errors import ModalityMismatch, NotFound, Problem
 from graftwork.training.config import TrainingConfig
 from graftwork.training.progress import Progress, Silent
 from graftwork.training.recommending.answer import Price, described, reasons_for
+from graftwork.training.recommending.bases import Probed, probes_compared
 from graftwork.training.recommending.clock import Budget
 from graftwork.training.recommending.compatibility import judge_compatibility
 from graftwork.training.recommending.contest import Contest, Limits, contenders_of, possible_strategies
@@ -26,6 +29,7 @@ from graftwork.training.rows import PreparedRows, prepare_rows
 
 if TYPE_CHECKING:
     from graftwork.data.dataset import Dataset
+    from graftwork.training.recommending.trials import KnownBase
 
 __all__ = ["Limits", "OfferedBase", "recommend"]
 
@@ -80,9 +84,9 @@ def recommend(
     _refuse_missing(judged)
     contenders = [
         one
-        for known in reader.known
+        for known, probed in zip(reader.known, _compared(reader.known), strict=True)
         for one in contenders_of(
-            known, config, experience, limits, possible_strategies(known.backbone), rows=len(prepared.rows)
+            known, probed, config, experience, limits, possible_strategies(known.backbone), rows=len(prepared.rows)
         )
     ]
     contest = Contest(contenders, budget, progress)
@@ -125,6 +129,10 @@ def _judge(bases: Sequence[OfferedBase], rows: Dataset) -> tuple[list[_Judged], 
         )
     readable.sort(key=lambda pair: (_ORDER[pair[1].compatibility.level], pair[1].parameters, pair[0].name))
     return readable, [found for _, found in judged if found.compatibility.level == "none"]
+
+
+def _compared(known: Sequence[KnownBase]) -> list[Probed]:
+    return probes_compared(np.column_stack([one.right for one in known])) if known else []
 
 
 def _refuse_missing(judged: Sequence[JudgedBase]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graftwork.adaptation import STRATEGIES
 from graftwork.errors import SettingsInvalid, TrainingInterrupted
@@ -50,6 +51,12 @@ class KnownBase:
     max_length: int
     reading: float
     kept: dict[int, dict[int, Sides]] = field(default_factory=dict)
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the probe was right on each row, by the fold that did not see it."""
+        found: NDArray[np.bool_] = self.probe.held_out_logits.argmax(axis=1) == self.prepared.labels
+        return found
 
 
 def make_trial(
