@@ -1,8 +1,8 @@
 """What transfer was worth on real sets: `python -m benchmarks.results [--rows 1000] [--write docs/results.md]`.
 
 Each set is drawn once, trained with `graft train`, and measured with `graft evaluate --transfer`, by the commands a
-user would type: against the probe, and against the same network from scratch. Two cases were taken because transfer
-should not help: labels that were shuffled, and a language that the base can hardly read, where it helped all the same.
+user would type: against the probe, and against the same network from scratch. Three cases were taken because transfer
+should not help: labels that were shuffled, a language that the base can hardly read, and numbers in no language.
 Needs `scripts/fetch_models.py minilm efficientnet-lite0` and `scripts/fetch_datasets.py sentiment bbc
 captions-by-language emoji`. What was measured is kept in .cache/graftwork/bench/results, and is not measured again; its
 threads are those of OMP_NUM_THREADS, and `--shared` notes that the machine did other work meanwhile.
@@ -226,6 +226,17 @@ def _pictures(name: str, rows: int) -> tuple[Path, Path]:
     return folders[0], folders[1]
 
 
+def _codepoints(name: str, rows: int) -> tuple[Path, Path]:
+    """The same emoji, told by their code points in hexadecimal, as their files are called."""
+    parts = []
+    for part, count in (("train", rows), ("test", _TEST_ROWS)):
+        with (_CACHE / "datasets" / "emoji" / "google" / part / "metadata.csv").open(encoding="utf-8") as file:
+            found = [(row["file_name"].removesuffix(".png"), row["label"]) for row in csv.DictReader(file)]
+        random.Random(0).shuffle(found)
+        parts.append(_written(_FOLDER / f"{name}-{rows}-{part}.csv", found[:count]))
+    return parts[0], parts[1]
+
+
 CASES = (
     Case("tweets", "minilm", "sentiment of tweets, 3 classes", _plain("sentiment/tweets")),
     Case("amazon", "minilm", "sentiment of product reviews, 3 classes", _plain("sentiment/amazon")),
@@ -241,6 +252,12 @@ CASES = (
         pixels=112,
     ),
     Case("shuffled", "minilm", "the tweets with shuffled labels", _shuffled),
+    Case(
+        "codepoints",
+        "minilm",
+        "groups of emoji by their code points, such as 1f468-200d-1f4bb",
+        _codepoints,
+    ),
     Case(
         "korean",
         "minilm",
