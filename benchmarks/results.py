@@ -4,8 +4,9 @@ Each set is drawn once, trained with `graft train`, and measured with `graft eva
 user would type: against the probe, and against the same network from scratch. Three cases were taken because transfer
 should not help: labels that were shuffled, a language that the base can hardly read, and numbers in no language.
 Needs `scripts/fetch_models.py minilm efficientnet-lite0` and `scripts/fetch_datasets.py sentiment bbc
-captions-by-language emoji`. What was measured is kept in .cache/graftwork/bench/results, and is not measured again; its
-threads are those of OMP_NUM_THREADS, and `--shared` notes that the machine did other work meanwhile.
+captions-by-language emoji`. What was measured is kept in .cache/graftwork/bench/results, and is not measured again
+unless `--anew` says so; its threads are those of OMP_NUM_THREADS, and `--shared` notes that the machine did other work
+meanwhile.
 """
 
 from __future__ import annotations
@@ -65,12 +66,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=[case.name for case in CASES], help="these sets")
     parser.add_argument("--shared", action="store_true", help="other processes work on this machine meanwhile")
     parser.add_argument("--train-only", action="store_true", help="train the adapters, and measure another time")
+    parser.add_argument(
+        "--anew", action="store_true", help="forget what was measured, not what was trained, and measure"
+    )
     parser.add_argument("--write", type=Path, help="where the page goes; printed without it")
     options = parser.parse_args()
     _FOLDER.mkdir(parents=True, exist_ok=True)
     found = {}
     for case in CASES:
         if not options.only or case.name in options.only:
+            if options.anew:
+                _forget(case, options.rows, options.draws)
             one = _measured(case, options.rows, options.draws, shared=options.shared, train_only=options.train_only)
             if one is not None:
                 found[case.name] = one
@@ -86,14 +92,26 @@ def main() -> None:
         options.write.write_text(page, encoding="utf-8")
 
 
+def _forget(case: Case, rows: int, draws: int) -> None:
+    """Let a case be measured again, in one piece."""
+    for kept in (f"{case.name}-{rows}-{draws}.json", f"{case.name}-{rows}-{draws}-begun"):
+        (_FOLDER / kept).unlink(missing_ok=True)
+    for folder in ("references", "evidence"):
+        shutil.rmtree(_home(case) / folder, ignore_errors=True)
+
+
+def _home(case: Case) -> Path:
+    """Its registry."""
+    return _FOLDER / "homes" / case.name
+
+
 def _measured(case: Case, rows: int, draws: int, *, shared: bool, train_only: bool) -> dict[str, Any] | None:
     """What is kept of a case, or what is found now; None when it was only to be trained."""
     kept = _FOLDER / f"{case.name}-{rows}-{draws}.json"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return found
-    home = _FOLDER / "home"
-    environment = os.environ | {"GRAFT_HOME": str(home.absolute()), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"GRAFT_HOME": str(_home(case).absolute()), "HF_HUB_OFFLINE": "1"}
 
     def graft(*arguments: str | Path) -> tuple[Any, Took]:
         command = [sys.executable, "-m", "graftwork", *map(str, arguments)]
