@@ -228,7 +228,8 @@ def experience(others: list[Made]) -> Experience:
         if probe is not None and one is not probe:
             mended = (one.accuracy - probe.accuracy) / (1 - probe.accuracy)
             rows = int(one.case.rsplit("-", 1)[1])
-            seen.append(Seen(load(one.base).fingerprint, one.strategy, rows, mended, len(one.right), probe.accuracy))
+            base = load(one.base).fingerprint
+            seen.append(Seen(base, one.strategy, rows, mended, len(one.right), probe.accuracy, one.case))
     return Experience(tuple(seen))
 
 

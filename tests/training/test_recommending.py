@@ -281,6 +281,32 @@ def test_runs_with_few_test_rows_other_sizes_or_another_base_weigh_less() -> Non
     assert means[0] > means[1] > means[2] > expected_gain("lora", 1000)[0]
 
 
+def test_bases_are_told_apart_by_what_was_seen_of_them_on_the_same_rows() -> None:
+    worse = Seen(base="b", strategy="lora", rows=200, mended=0.0, test_rows=10**6, probe=0.7, data="d")
+    better = replace(worse, base="c", mended=0.5)  # errors of 30 and 15 %: a third more and less than 22.5 %
+    weight = APART**2 / (APART**2 + 0.775 / (0.225 * 10**6))
+    once = weight / 3 / (4 + weight)
+    assert Experience((worse, better)).apart(["b", "c", "new"]) == pytest.approx([once, -once, 0.0])
+    again = [replace(one, data=f"d{place}") for place in range(400) for one in (worse, better)]
+    assert Experience(tuple(again)).apart(["c", "b"]) == pytest.approx([-1 / 3, 1 / 3], rel=0.02)
+    few = Experience((replace(worse, test_rows=50), replace(better, test_rows=50))).apart(["b", "c"])
+    assert 0 < few[0] < once / 2
+    by_other = replace(better, strategy="full")
+    alone = (worse, replace(better, data="e"), by_other, replace(worse, data=""), replace(better, data=""))
+    assert Experience(alone).apart(["b", "c"]) == [0.0, 0.0]
+    # A second strategy on the same data is no second task.
+    both = (worse, better, replace(worse, strategy="full"), by_other)
+    assert Experience(both).apart(["b", "c"]) == pytest.approx([once, -once])
+
+
+def test_what_is_expected_of_bases_decides_where_rows_cannot() -> None:
+    alike = marks(62, 10, 10, 18)
+    first, second = probes_compared(alike, [0.1, -0.1])
+    assert second.accuracy - first.accuracy > 0.02
+    first, second = probes_compared(np.tile(alike, (1000, 1)), [0.1, -0.1])
+    assert second.accuracy - first.accuracy == pytest.approx(0.0, abs=1e-3)
+
+
 def version(**changes: Any) -> Any:
     """As much of a published version as is looked at."""
     metrics = {"rows": 50, "accuracy": {"value": 0.9}, "probe": {"accuracy": {"value": 0.8}}}
@@ -291,7 +317,8 @@ def version(**changes: Any) -> Any:
         "parent": None,
         "tasks": (),
     }
-    facts |= {"metrics": metrics, "dataset": SimpleNamespace(train_rows=160, validation_rows=40)}
+    dataset = SimpleNamespace(train_rows=160, validation_rows=40, digest="rows", test_digest="test rows")
+    facts |= {"metrics": metrics, "dataset": dataset}
     return SimpleNamespace(manifest=SimpleNamespace(**facts | changes), record={"total_seconds": 7.5})
 
 
@@ -299,6 +326,7 @@ def test_published_versions_are_seen_unless_auto_took_them() -> None:
     (seen,) = experience_of([version()]).seen
     assert (seen.base, seen.strategy, seen.rows, seen.test_rows, seen.seconds) == ("b", "lora", 200, 50, 7.5)
     assert seen.mended == pytest.approx(0.5)
+    assert (seen.data, seen.error) == ("rows test rows", pytest.approx(0.1))
     left_out = [
         version(settings={"strategy": "auto"}),  # it was taken because it was better
         version(parent="digest"),

@@ -3,12 +3,14 @@
 The accuracies of two probes on a hundred rows have standard errors of four points each. Much of that they have in
 common, since some rows are hard for both; and what is left of their difference is still mostly luck, since bases that
 anybody offers for a task are not so different. So the level is taken as measured, and differences between bases are
-shrunk towards nothing by what they are usually and by what a difference of these rows can tell.
+shrunk by what they are usually and by what a difference on these rows can tell: towards nothing, or towards what the
+registry saw of the same bases on other tasks.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +36,7 @@ class Probed:
     spread: float
 
 
-def probes_compared(right: NDArray[np.bool_]) -> list[Probed]:
+def probes_compared(right: NDArray[np.bool_], apart: Sequence[float] = ()) -> list[Probed]:
     """What is expected of each base's probe, by its answers and by those of the others on the same rows.
 
     A priori the accuracies are normal, with a level of which nothing is known and deviations from it of `APART` of the
@@ -42,6 +44,7 @@ def probes_compared(right: NDArray[np.bool_]) -> list[Probed]:
 
     Args:
         right: whether each probe was right on each row, by cross-validation `[rows, bases]`.
+        apart: how many more errors than the others each base is expected to have, as a share of them; none by default.
 
     Example:
         >>> marks = np.array([[True, True]] * 60 + [[True, False]] * 12 + [[False, True]] * 8 + [[False, False]] * 20)
@@ -57,6 +60,7 @@ def probes_compared(right: NDArray[np.bool_]) -> list[Probed]:
     sampling[np.diag_indices(bases)] = np.maximum(sampling.diagonal(), 0.5 / rows**2)
     prior = _ANY_LEVEL**2 + (APART * wrong) ** 2 * np.eye(bases)
     gain = prior @ np.linalg.inv(prior + sampling)
-    accuracy = level + gain @ (measured - level)
+    expected = level - wrong * np.array(apart or [0.0] * bases)
+    accuracy = expected + gain @ (measured - expected)
     left = np.maximum((prior - gain @ prior).diagonal(), 0.0)
     return [Probed(float(a), math.sqrt(v)) for a, v in zip(accuracy, left, strict=True)]

@@ -1,13 +1,21 @@
-"""What the registry's own history says of strategies: published versions beside the probes they were judged with."""
+"""What the registry's own history says of strategies and bases.
+
+Of strategies: published versions beside the probes they were judged with. Of bases: versions that were trained and
+judged on the same rows on several of them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from graftwork.errors import ArtifactError
+from graftwork.training.recommending.bases import APART
 from graftwork.training.recommending.prediction import Belief
 from graftwork.training.recommending.rules import expected_gain
 
@@ -30,6 +38,7 @@ class Seen:
         mended: share of the probe's errors that it mended on its test rows.
         test_rows: number of these.
         probe: accuracy of the probe on them.
+        data: digests of the rows it was trained on and judged on.
         seconds: that it took; None when that was not noted.
     """
 
@@ -39,7 +48,13 @@ class Seen:
     mended: float
     test_rows: int
     probe: float
+    data: str = ""
     seconds: float | None = None
+
+    @property
+    def error(self) -> float:
+        """Share of the test rows that it has wrong; of none, that of half a row."""
+        return max((1 - self.probe) * (1 - self.mended), 0.5 / self.test_rows)
 
     @property
     def noise(self) -> float:
@@ -85,6 +100,38 @@ class Experience:
                 total, weights = total + weight * one.mended, weights + weight
         return Belief(total / weights, spread)
 
+    def apart(self, bases: Sequence[str]) -> list[float]:
+        """How many more errors each base is expected to have than the bases have on average, as a share of them.
+
+        Looked at are data sets on which a strategy was seen on several of the bases, each once: what a base had there
+        beyond the mean of those bases, averaged over strategies. Of the data sets the mean is taken as `belief` takes
+        it: nothing weighs as much as four of them, and one weighs less the fewer test rows it had.
+
+        Args:
+            bases: fingerprints.
+        """
+        found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        weight = {}
+        for (data, _), runs in self._together(bases).items():
+            mean = float(np.mean([one.error for one in runs.values()]))
+            for base, one in runs.items():
+                found[base][data].append(one.error / mean - 1)
+            rows = min(one.test_rows for one in runs.values())
+            weight[data] = APART**2 / (APART**2 + (1 - mean) / (mean * rows))
+        return [
+            sum(weight[data] * float(np.mean(each)) for data, each in found[base].items())
+            / (_RULE_WEIGHS + sum(weight[data] for data in found[base]))
+            for base in bases
+        ]
+
+    def _together(self, bases: Sequence[str]) -> dict[tuple[str, str], dict[str, Seen]]:
+        """By data and strategy the newest run on each of several bases."""
+        runs: dict[tuple[str, str], dict[str, Seen]] = defaultdict(dict)
+        for one in self.seen:
+            if one.data and one.base in bases:
+                runs[one.data, one.strategy][one.base] = one
+        return {key: each for key, each in runs.items() if len(each) > 1}
+
 
 def experience_of(versions: Iterable[AdapterVersion]) -> Experience:
     """What published versions say; those whose manifest cannot be read say nothing.
@@ -114,6 +161,7 @@ def experience_of(versions: Iterable[AdapterVersion]) -> Experience:
                 mended=(float(manifest.metrics["accuracy"]["value"]) - probe) / wrong if wrong else 0.0,
                 test_rows=int(manifest.metrics["rows"]),
                 probe=probe,
+                data=f"{manifest.dataset.digest} {manifest.dataset.test_digest}",
                 seconds=version.record.get("total_seconds"),
             )
         )

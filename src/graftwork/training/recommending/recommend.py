@@ -84,7 +84,7 @@ def recommend(
     _refuse_missing(judged)
     contenders = [
         one
-        for known, probed in zip(reader.known, _compared(reader.known), strict=True)
+        for known, probed in zip(reader.known, _compared(reader.known, experience), strict=True)
         for one in contenders_of(
             known, probed, config, experience, limits, possible_strategies(known.backbone), rows=len(prepared.rows)
         )
@@ -131,8 +131,11 @@ def _judge(bases: Sequence[OfferedBase], rows: Dataset) -> tuple[list[_Judged], 
     return readable, [found for _, found in judged if found.compatibility.level == "none"]
 
 
-def _compared(known: Sequence[KnownBase]) -> list[Probed]:
-    return probes_compared(np.column_stack([one.right for one in known])) if known else []
+def _compared(known: Sequence[KnownBase], experience: Experience) -> list[Probed]:
+    if not known:
+        return []
+    apart = experience.apart([one.backbone.fingerprint for one in known])
+    return probes_compared(np.column_stack([one.right for one in known]), apart)
 
 
 def _refuse_missing(judged: Sequence[JudgedBase]) -> None:
