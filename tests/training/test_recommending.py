@@ -326,7 +326,8 @@ def test_published_versions_are_seen_unless_auto_took_them() -> None:
     (seen,) = experience_of([version()]).seen
     assert (seen.base, seen.strategy, seen.rows, seen.test_rows, seen.seconds) == ("b", "lora", 200, 50, 7.5)
     assert seen.mended == pytest.approx(0.5)
-    assert (seen.data, seen.error) == ("rows test rows", pytest.approx(0.1))
+    assert seen.data == "rows test rows"
+    assert seen.error == pytest.approx(0.1)
     left_out = [
         version(settings={"strategy": "auto"}),  # it was taken because it was better
         version(parent="digest"),
