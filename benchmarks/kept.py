@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def reading_otherwise(model: Path, changes: dict[str, Any]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file in ("config.json", "model.safetensors"):
-            (folder / file).symlink_to((model / file).resolve())
+            shutil.copy(model / file, folder)
         settings = json.loads((model / _PREPROCESSOR).read_text()) | changes
         (folder / _PREPROCESSOR).write_text(json.dumps(settings))
         yield folder
