@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.serving.http import load_generator
 from benchmarks.serving.report import Table
 from benchmarks.serving.setting import Setting
 
@@ -63,6 +64,8 @@ def main() -> None:
     setting = replace(setting, dtypes=tuple(dict.fromkeys(named)))
     print(f"{machine.describe()}\n{setting.threads} threads, {setting.rounds} rounds; {setting.model.name}")
     print("quick: sizes too small to be quoted\n" if options.quick else "")
+    if "http" in (options.names or BENCHMARKS):
+        load_generator(setting)
     found: dict[str, list[dict[str, Any]]] = {}
     bars = []
     for name in options.names or BENCHMARKS:

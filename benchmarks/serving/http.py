@@ -53,6 +53,14 @@ _ROUNDS = 3  # of the bare network and the closed loop, in turn
 _BARE_BATCHES = 30
 
 
+def load_generator(setting: Setting) -> str:
+    """Where wrk is; the benchmark ends with what to do if it is nowhere."""
+    wrk = shutil.which(setting.wrk)
+    if wrk is None:
+        raise SystemExit("the load generator wrk is missing; install it: apt-get install wrk")
+    return wrk
+
+
 @dataclass(frozen=True)
 class Load:
     """What a load did, and what it cost.
@@ -139,9 +147,7 @@ class Bench:
 
     def closed(self, server: Server, bodies: Path, connections: int, seconds: float | None = None) -> Load:
         """As many requests as the server answers, from `wrk`."""
-        wrk = shutil.which(self.setting.wrk or "wrk")
-        if wrk is None:
-            raise SystemExit("the load generator wrk is missing; install it: apt-get install wrk")
+        wrk = load_generator(self.setting)
         script = bodies.with_suffix(".lua")
         script.write_text(_LUA.replace("FILE", str(bodies)))
         seconds = seconds or self.setting.seconds
@@ -285,6 +291,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Table]]] = {
 
 def run(setting: Setting, sections: Sequence[str] = ("cpu", "repeated", "large")) -> Iterator[Table]:
     """All tables, or those of some sections."""
+    load_generator(setting)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(setting, Path(folder))
         for name in sections:

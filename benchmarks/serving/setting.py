@@ -34,7 +34,7 @@ class Setting:
         loads: adapters whose loading is timed, at each number of residents.
         residents: numbers of resident adapters while adapters are loaded.
         merged: merged models kept side by side.
-        wrk: the load generator; None takes the client of our own for closed loops too.
+        wrk: the load generator of closed loops.
     """
 
     model: Path = CACHE / "models" / "minilm"
@@ -58,7 +58,7 @@ class Setting:
     loads: int = 300
     residents: tuple[int, ...] = (10, 100, 1_000)
     merged: int = 32
-    wrk: str | None = "wrk"
+    wrk: str = "wrk"
 
     @property
     def quick(self) -> Setting:
