@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graftwork.backbones.backbone import TokenBatch
-from graftwork.serving.compiled.checks import differs
+from graftwork.serving.compiled.checks import differs, make_slots, make_tables
 from graftwork.serving.compiled.forward import CompiledForward, Compiler
+from graftwork.serving.compiled.native import NativeNetwork
 from graftwork.serving.compiled.process import CompileFailed, CompilerProcess
+from graftwork.serving.compiled.shares import Inputs, Shares
 from graftwork.serving.compiled.store import NetworkStore, Source
 from graftwork.serving.compiled.variant import Variant, variant_key
 from graftwork.serving.compiled.worker import LIBRARY, compile_job
@@ -137,14 +139,35 @@ def test_a_batch_without_updates_runs_the_network_without_room_for_any(
     ran: list[int] = []
     original = CompiledForward._run
 
-    def note(self: CompiledForward, network: object, inputs: Sequence[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
-        ran.append(len(inputs))
-        return original(self, network, inputs, ids)  # type: ignore[arg-type]
+    def note(self: CompiledForward, network: NativeNetwork, inputs: Inputs) -> torch.Tensor:
+        ran.append(len(inputs.share(0, 1)))
+        return original(self, network, inputs)
 
     monkeypatch.setattr(CompiledForward, "_run", note)
     bert_compiled.ran_compiled(lambda: bert_compiled.forward.whole(bert_compiled.batch([3, 5]), {}))
     embeddings = 3
     assert ran == [2 + embeddings]
+
+
+def test_a_network_in_shares_gives_what_it_gives_at_once(
+    bert_compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = bert_compiled.forward
+    variant = next(variant for variant in forward._networks if variant.part == "whole" and variant.sites)
+    backbone, network = bert_compiled.backbone, forward._networks[variant]
+    batch = bert_compiled.batch([9, 30, 4, 17, 25, 30, 1, 12])
+    a, b = make_tables(backbone.model, variant.sites, backbone.dtype)
+    slots = make_slots(len(variant.sites), 8)
+    inputs = Inputs(batch.input_ids, batch.attention_mask, forward._embeddings, None, slots, [*a, *b])
+    whole = torch.empty((*batch.input_ids.shape, backbone.width))
+    network.run(inputs.share(0, 8), whole)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    shares = Shares()
+    assert shares.most == 2
+    shared = shares.run(network, inputs, backbone.width, backbone.dtype)
+    shares.close()
+    assert not torch.equal(whole[0], whole[5])
+    torch.testing.assert_close(shared, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_token_ids_the_base_has_not_are_an_error_and_not_the_end_of_the_process(bert_compiled: Compiled) -> None:
@@ -285,6 +308,7 @@ class Asked(Compiler):
 
     def __init__(self) -> None:
         self.variants: list[Variant] = []
+        self.shares = Shares()
 
     def start(self, source: Source, variant: Variant, forward: CompiledForward) -> None:
         self.variants.append(variant)

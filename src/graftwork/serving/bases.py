@@ -17,6 +17,7 @@ from graftwork.serving.loading import LoaderPool, SingleFlight
 from graftwork.serving.runner import Runner
 from graftwork.serving.stacked import StackedAdapters
 from graftwork.serving.stats import Meter
+from graftwork.serving.teams import apart
 
 if TYPE_CHECKING:
     from graftwork.backbones.backbone import Backbone
@@ -83,7 +84,7 @@ class Bases:
 
     def load(self, fingerprint: str) -> Future[Base]:
         """Load a base model; callers that come while it loads share the one load."""
-        return self._loads.run(fingerprint, partial(self.open, fingerprint))
+        return self._loads.run(fingerprint, lambda: apart(partial(self.open, fingerprint)))
 
     def open(self, fingerprint: str) -> Base:
         """Load a base model in the caller's thread, unless it is loaded.

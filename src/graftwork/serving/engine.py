@@ -26,6 +26,7 @@ from graftwork.serving.request import Ask, Classified, Embedded
 from graftwork.serving.scheduler import Scheduler
 from graftwork.serving.stats import EngineStats, Meter
 from graftwork.serving.step import Stepper
+from graftwork.serving.teams import compute_alone
 from graftwork.serving.tiers import Tiers
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class Engine:
         )
         self._cache = ActivationCache(limits.cache_bytes, self._meter)
         self._bases = Bases(load_backbone, make_forward, limits, self._cache, self._meter, clock)
-        self._loaders = LoaderPool(limits.loader_threads, "graftwork-adapters", patience=limits.load_seconds)
+        self._loaders = LoaderPool(
+            limits.loader_threads, "graftwork-adapters", patience=limits.load_seconds, begin=compute_alone
+        )
         self._adapters = AdapterCache(
             read_artifact, pool=self._loaders, nbytes=limits.host_bytes, meter=self._meter, clock=clock
         )
@@ -223,6 +226,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            compute_alone()
             while not self._stop.is_set():
                 self.step(_IDLE_SECONDS)
         except BaseException as error:

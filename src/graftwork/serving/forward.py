@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graftwork.serving.delta import Place
 from graftwork.serving.stats import Meter
+from graftwork.serving.teams import with_team
 from graftwork.serving.updates import Plan, Updates
 
 if TYPE_CHECKING:
@@ -32,21 +33,24 @@ class Forward:
 
     def whole(self, batch: Batch, plan: Plan) -> Tensor:
         """The last hidden state `[rows, tokens, width]` in the backbone's dtype; an empty plan is the base alone."""
-        if not plan:
-            return self._backbone.forward(batch)
-        with self._updates.applied(plan):
-            return self._backbone.forward(batch)
+        with with_team():
+            if not plan:
+                return self._backbone.forward(batch)
+            with self._updates.applied(plan):
+                return self._backbone.forward(batch)
 
     def trunk(self, batch: Batch, split: int) -> Tensor:
         """What layer `split` of the base alone receives: `[rows, tokens, width]`."""
-        return self._backbone.trunk(batch, split)
+        with with_team():
+            return self._backbone.trunk(batch, split)
 
     def tail(self, activations: Tensor, batch: Batch, split: int, plan: Plan) -> Tensor:
         """The last hidden state when layer `split` receives `activations [rows, tokens, width]`."""
-        if not plan:
-            return self._backbone.tail(activations, batch, split)
-        with self._updates.applied(plan):
-            return self._backbone.tail(activations, batch, split)
+        with with_team():
+            if not plan:
+                return self._backbone.tail(activations, batch, split)
+            with self._updates.applied(plan):
+                return self._backbone.tail(activations, batch, split)
 
     def close(self) -> None:
         """Leave the backbone's modules as they were found."""

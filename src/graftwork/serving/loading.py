@@ -47,6 +47,7 @@ class LoaderPool:
         threads: loads that run at once, those that hang not counted.
         name: of the threads.
         patience: seconds after which a load is given up, the time it waits for a thread included.
+        begin: called first in each thread.
 
     Example:
         >>> pool = LoaderPool(1, "example")
@@ -55,8 +56,11 @@ class LoaderPool:
         >>> pool.shutdown()
     """
 
-    def __init__(self, threads: int, name: str, *, patience: float = math.inf) -> None:
+    def __init__(
+        self, threads: int, name: str, *, patience: float = math.inf, begin: Callable[[], None] = _nothing
+    ) -> None:
         self._name = name
+        self._begin = begin
         self._spare = threads  # threads that may yet be started
         self._patience = patience
         self._lock = threading.Lock()
@@ -114,6 +118,7 @@ class LoaderPool:
         threading.Thread(target=self._serve, name=self._name, daemon=True).start()
 
     def _serve(self) -> None:
+        self._begin()
         while (job := self._next()) is not None:
             result, failure = None, None
             try:

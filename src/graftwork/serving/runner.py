@@ -23,6 +23,7 @@ from graftwork.serving.pooling import pool_rows
 from graftwork.serving.request import Matrix, Row, Vector
 from graftwork.serving.stacked import Lease, StackedAdapters
 from graftwork.serving.stats import Meter, Phase
+from graftwork.serving.teams import with_team
 from graftwork.serving.trunk import Body, Trunks
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Runner:
         deltas = [body.own for body in bodies if body.own is not None]
         batch = self._backbone.collate([body.ids for body in bodies])
         self._meter.add(computed_rows=len(bodies), padded_tokens=batch.attention_mask.numel())
-        with self._phase("tail"):
+        with self._phase("tail"), with_team():
             return deltas[0].hidden(self._backbone, batch, deltas)
 
     def _hidden(self, bodies: Sequence[Body], split: int, leases: Mapping[AdapterKey, Lease]) -> Tensor:

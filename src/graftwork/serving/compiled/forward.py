@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,14 @@ from graftwork.serving.compiled.checks import Case, all_agree, make_cases, make_
 from graftwork.serving.compiled.graph import embedding_names
 from graftwork.serving.compiled.native import NativeError, NativeNetwork
 from graftwork.serving.compiled.process import CompileFailed, CompileGivenUp
+from graftwork.serving.compiled.shares import Inputs, Shares
 from graftwork.serving.compiled.store import LOWEST_PRIORITY, NetworkStore, Source, Stored
 from graftwork.serving.compiled.variant import Part, Site, Variant, union
-from graftwork.serving.compiled.worker import case_inputs, flat
+from graftwork.serving.compiled.worker import case_inputs
 from graftwork.serving.delta import Place
 from graftwork.serving.forward import Forward
 from graftwork.serving.stats import Meter
+from graftwork.serving.teams import apart
 from graftwork.serving.updates import Application, Plan
 
 if TYPE_CHECKING:
@@ -48,7 +51,8 @@ class Compiler:
     """
 
     def __init__(self, folder: Path, niceness: int = LOWEST_PRIORITY) -> None:
-        self._store = NetworkStore(folder, niceness)
+        self.shares = Shares()
+        self._store = NetworkStore(folder, niceness, self.shares.most)
         self._thread = ThreadPoolExecutor(1, "graftwork-compiler")
         self._waiting = 0
         self._lock = threading.Lock()
@@ -72,11 +76,13 @@ class Compiler:
         self._store.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._store.rest()
+        self.shares.close()
 
     def _build(self, source: Source, variant: Variant, forward: CompiledForward) -> None:
         try:
             stored = self._store.get(source, variant, forward.references)
-            forward.take(variant, stored)
+            # Not in a thread of its own altogether: the compiler's process ends with the thread that started it.
+            apart(partial(forward.take, variant, stored))
         except CompileGivenUp:
             logger.debug("%s of base %s is not compiled any more", variant.part, source.fingerprint[:12])
         except CompileFailed as error:
@@ -183,11 +189,10 @@ class CompiledForward(Forward):
             self._miss(part, split, sites)
             return None
         variant = min(fitting, key=lambda variant: len(variant.sites))
-        inputs = [batch.input_ids, batch.attention_mask, *self._embeddings]
-        inputs += [] if activations is None else [activations]
-        inputs += self._tables(variant, updates, len(batch.input_ids))
+        slots, tables = self._tables(variant, updates, len(batch.input_ids))
+        inputs = Inputs(batch.input_ids, batch.attention_mask, self._embeddings, activations, slots, tables)
         try:
-            hidden = self._run(self._networks[variant], inputs, batch.input_ids)
+            hidden = self._run(self._networks[variant], inputs)
         except NativeError as error:
             logger.error("a compiled network is given up: %s", error)
             self._networks.pop(variant, None)
@@ -195,15 +200,17 @@ class CompiledForward(Forward):
         self._meter.add(compiled_batches=1)
         return hidden
 
-    def _tables(self, variant: Variant, updates: Mapping[Site, Application], rows: int) -> list[Tensor]:
+    def _tables(
+        self, variant: Variant, updates: Mapping[Site, Application], rows: int
+    ) -> tuple[Tensor | None, list[Tensor]]:
         """Slots and tables for every site of a network; at sites without updates, all rows get slot 0 of zeros."""
         if not variant.sites:
-            return []
+            return None, []
         none = torch.zeros(rows, dtype=torch.int64)
         filled = {site: (none, *self._filler(site)) for site in variant.sites if site not in updates}
         given = filled | {site: (update.slots, update.a, update.b) for site, update in updates.items()}
         slots, a, b = zip(*(given[site] for site in variant.sites), strict=True)
-        return [torch.stack(slots), *a, *b]
+        return torch.stack(slots), [*a, *b]
 
     def _filler(self, site: Site) -> tuple[Tensor, Tensor]:
         if site not in self._fillers:
@@ -252,17 +259,17 @@ class CompiledForward(Forward):
 
         def run(case: Case) -> Tensor:
             inputs = case_inputs(variant, case, self._embeddings, next(activations, None), tables)
-            return self._run(stored.network, flat(inputs), case.input_ids)
+            return self._run(stored.network, inputs)
 
         def run_bare(case: Case) -> Tensor:
-            inputs = [case.input_ids, case.attention_mask, *self._embeddings]
-            inputs += self._tables(variant, {}, len(case.input_ids))
-            return self._run(stored.network, inputs, case.input_ids)
+            given = self._tables(variant, {}, len(case.input_ids))
+            inputs = Inputs(case.input_ids, case.attention_mask, self._embeddings, None, *given)
+            return self._run(stored.network, inputs)
 
         if not all_agree(self._cases, run, stored.expected):
             raise CompileFailed("it does not compute what it computed when it was made")
         if variant.part == "whole" and not all_agree(self._cases, run_bare, self.references):
             raise CompileFailed("it does not compute what the network that serves does")
 
-    def _run(self, network: NativeNetwork, inputs: Sequence[Tensor], input_ids: Tensor) -> Tensor:
-        return network.run(inputs, (*input_ids.shape, self._backbone.width), self._backbone.dtype)
+    def _run(self, network: NativeNetwork, inputs: Inputs) -> Tensor:
+        return self._compiler.shares.run(network, inputs, self._backbone.width, self._backbone.dtype)

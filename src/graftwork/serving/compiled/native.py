@@ -29,17 +29,18 @@ class NativeError(RuntimeError):
 
 
 class NativeNetwork:
-    """A compiled network, loaded; for one thread at a time.
+    """A compiled network, loaded.
 
     Args:
         library: the shared library that was compiled. It runs with the rights of this process: only what this machine
             made for itself may be loaded.
+        threads: how many may run it at once; they share its weights.
 
     Raises:
         NativeError: it cannot be loaded.
     """
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, threads: int = 1) -> None:
         try:
             self._library = ctypes.CDLL(str(library))
             create = self._library.AOTInductorModelContainerCreateWithDevice
@@ -51,16 +52,15 @@ class NativeNetwork:
         self._run.argtypes = [_Handle, _Handles, ctypes.c_size_t, _Handles, ctypes.c_size_t, _Handle, _Handle]
         self._delete.argtypes = [_Handle]
         self._container = _Handle()
-        if create(ctypes.byref(self._container), 1, b"cpu", None):
+        if create(ctypes.byref(self._container), threads, b"cpu", None):
             raise NativeError(f"{library} holds no network that can be made here")
 
-    def run(self, inputs: Sequence[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def run(self, inputs: Sequence[Tensor], result: Tensor) -> None:
         """Run it; other threads of Python run meanwhile.
 
         Args:
             inputs: contiguous tensors on the CPU, in the order it was exported with.
-            shape: shape of what it gives.
-            dtype: dtype of what it gives.
+            result: what it gives is written here: contiguous, of just its shape and dtype.
 
         Raises:
             NativeError: it failed.
@@ -72,7 +72,7 @@ class NativeNetwork:
         # The handles of the inputs are taken over by the call, whether it succeeds or fails.
         if self._run(self._container, handles, len(inputs), outputs, 1, None, None):
             raise NativeError("the compiled network failed")
-        return _copied(_Handle(outputs[0]), shape, dtype)
+        _copy(_Handle(outputs[0]), result)
 
     def close(self) -> None:
         """Free its weights; it cannot be run any more."""
@@ -117,10 +117,9 @@ def _wrapped(tensor: Tensor) -> int:
     return handle.value
 
 
-def _copied(handle: ctypes.c_void_p, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A copy of what a handle holds, which is freed; only a contiguous tensor of just this size and dtype is taken."""
+def _copy(handle: ctypes.c_void_p, result: Tensor) -> None:
+    """Copy what a handle holds, and free it; only a contiguous tensor of just the result's size and dtype is taken."""
     interface = _torch()
-    result = torch.empty(tuple(shape), dtype=dtype)
     pointer, count, strides, code = _Handle(), ctypes.c_int64(), _Sizes(), ctypes.c_int32()
     try:
         interface.aoti_torch_get_data_ptr(handle, ctypes.byref(pointer))
@@ -132,9 +131,8 @@ def _copied(handle: ctypes.c_void_p, shape: Sequence[int], dtype: torch.dtype) -
             stride if size == 1 else given
             for size, stride, given in zip(result.shape, result.stride(), found, strict=True)
         ]
-        if count.value != result.numel() or code.value != _dtype_code(dtype) or meant != list(result.stride()):
+        if count.value != result.numel() or code.value != _dtype_code(result.dtype) or meant != list(result.stride()):
             raise NativeError("the compiled network gave something of another shape or dtype")
         ctypes.memmove(result.data_ptr(), pointer, result.nbytes)
     finally:
         interface.aoti_torch_delete_tensor_object(handle)
-    return result

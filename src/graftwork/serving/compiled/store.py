@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from graftwork.serving.compiled.native import NativeError, NativeNetwork
 from graftwork.serving.compiled.process import CompileFailed, CompilerProcess
 from graftwork.serving.compiled.variant import Variant, variant_key
 from graftwork.serving.compiled.worker import EXPECTED, LIBRARY, REFERENCES
+from graftwork.serving.teams import apart
 
 LOWEST_PRIORITY = 19
 """Niceness of a compiler beside a server: everything else comes first."""
@@ -71,10 +73,12 @@ class NetworkStore:
     Args:
         folder: where they are kept; made when needed, for this user alone.
         niceness: of the process that compiles.
+        threads: how many may run a network at once.
     """
 
-    def __init__(self, folder: Path, niceness: int = LOWEST_PRIORITY) -> None:
+    def __init__(self, folder: Path, niceness: int = LOWEST_PRIORITY, threads: int = 1) -> None:
         self._folder = folder
+        self._threads = threads
         self._process = CompilerProcess(folder, niceness)
 
     def get(self, source: Source, variant: Variant, references: Sequence[Tensor]) -> Stored:
@@ -92,7 +96,7 @@ class NetworkStore:
         if not (kept / _META).is_file():
             self._compile(source, variant, references, kept)
         try:
-            return _load(kept)
+            return apart(partial(_load, kept, self._threads))
         except (OSError, ValueError, KeyError, NativeError) as error:
             shutil.rmtree(kept, ignore_errors=True)
             raise CompileFailed(f"the compiled network in {kept} cannot be used: {error}") from error
@@ -145,7 +149,7 @@ def _seal(made: Path, source: Source, variant: Variant) -> None:
     (made / _META).write_text(json.dumps(about | {"sites": variant.sites, "sha256": digests}))
 
 
-def _load(kept: Path) -> Stored:
+def _load(kept: Path, threads: int) -> Stored:
     from safetensors.torch import load_file
 
     for path in (kept, kept / LIBRARY, kept / EXPECTED, kept / _META):
@@ -161,7 +165,7 @@ def _load(kept: Path) -> Stored:
         tuple(checks[name] for index in range(len(checks)) if (name := f"{kind}.{index}") in checks)
         for kind in ("hidden", "activations")
     ]
-    return Stored(NativeNetwork(kept / LIBRARY), *parts)
+    return Stored(NativeNetwork(kept / LIBRARY, threads), *parts)
 
 
 def _sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 Part = Literal["whole", "trunk", "tail"]
 Site = tuple[str, int]  # of updates: a module's name and the rank of their bucket
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)

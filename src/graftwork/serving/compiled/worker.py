@@ -25,6 +25,7 @@ from graftwork.backbones.network import Network, open_network
 from graftwork.serving.compiled.checks import Case, all_agree, make_cases, make_slots, make_tables
 from graftwork.serving.compiled.graph import Graph, embedding_names
 from graftwork.serving.compiled.native import NativeNetwork
+from graftwork.serving.compiled.shares import Inputs
 from graftwork.serving.compiled.variant import Variant
 
 LIBRARY = "network.so"
@@ -33,9 +34,10 @@ EXPECTED = "expected.safetensors"
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 _MOST_ROWS = 1 << 16
 # Precompiled headers take fourteen seconds to make and save four a network; the code that only calls the kernels is as
-# fast unoptimised (docs/decisions/0045-compiled-ahead-of-time.md).
+# fast unoptimised (docs/decisions/0045-compiled-ahead-of-time.md). Who runs a network says with how many threads.
 _INDUCTOR = {
     "freezing": True,
+    "cpp.dynamic_threads": True,
     "aot_inductor.precompile_headers": False,
     "aot_inductor.compile_wrapper_opt_level": "O0",
 }
@@ -70,38 +72,39 @@ def compile_job(job_file: str) -> None:
         _check_weights(network, cases, folder)
         inputs = [_inputs(network, variant, case, dtype) for case in cases]
         graph = Graph(network, variant)
-        expected = [graph(*given) for given in inputs]
-        library = _compile(graph, inputs[3], job["max_length"], folder)
+        expected = [graph(*arguments(given)) for given in inputs]
+        library = _compile(graph, arguments(inputs[3]), job["max_length"], folder)
         native = NativeNetwork(library)
-        found = [
-            native.run(flat(given), list(meant.shape), dtype) for given, meant in zip(inputs, expected, strict=True)
-        ]
+        found = [torch.empty_like(meant, memory_format=torch.contiguous_format) for meant in expected]
+        for given, result in zip(inputs, found, strict=True):
+            native.run(given.share(0, len(result)), result)
     answers = iter(found)
     if not all_agree(cases, lambda _: next(answers), expected):
         raise RuntimeError("the compiled network does not compute what the eager one does")
     kept = {f"hidden.{index}": hidden for index, hidden in enumerate(expected)}
-    kept |= {f"activations.{index}": given[3] for index, given in enumerate(inputs) if given[3] is not None}
+    kept |= {
+        f"activations.{index}": given.activations for index, given in enumerate(inputs) if given.activations is not None
+    }
     _write(folder / EXPECTED, kept)
 
 
-def flat(inputs: Sequence[Any]) -> list[Tensor]:
-    """The arguments of `Graph.forward` as the compiled network takes them: lists opened, what is None left out."""
-    found: list[Tensor] = []
-    for given in inputs:
-        if given is not None:
-            found += [given] if isinstance(given, Tensor) else list(given)
-    return found
+def arguments(inputs: Inputs) -> tuple[Any, ...]:
+    """The arguments of `Graph.forward`."""
+    half = len(inputs.tables) // 2
+    a, b = list(inputs.tables[:half]), list(inputs.tables[half:])
+    return inputs.input_ids, inputs.attention_mask, list(inputs.embeddings), inputs.activations, inputs.slots, a, b
 
 
 def case_inputs(
     variant: Variant, case: Case, embeddings: list[Tensor], activations: Tensor | None, tables: Sequence[list[Tensor]]
-) -> tuple[Any, ...]:
-    """The arguments of `Graph.forward` for a case."""
+) -> Inputs:
+    """What a network is given for a case."""
     slots = make_slots(len(variant.sites), len(case.input_ids)) if variant.sites else None
-    return case.input_ids, case.attention_mask, embeddings, activations, slots, *tables
+    a, b = tables
+    return Inputs(case.input_ids, case.attention_mask, embeddings, activations, slots, [*a, *b])
 
 
-def _inputs(network: Network, variant: Variant, case: Case, dtype: torch.dtype) -> tuple[Any, ...]:
+def _inputs(network: Network, variant: Variant, case: Case, dtype: torch.dtype) -> Inputs:
     embeddings = [network.model.get_parameter(name).data for name in embedding_names(network.model)]
     activations = None
     if variant.part == "tail":
