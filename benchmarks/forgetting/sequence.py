@@ -155,9 +155,9 @@ def print_table(sequences: list[Sequence]) -> None:
         paired = [(one, plain[one.seed]) for one in mine if one.seed in plain and method != "none"]
         kept = difference([(one.at_the_end, other.at_the_end) for one, other in paired]) if paired else ""
         learned = difference([(one.newest, other.newest) for one, other in paired]) if paired else ""
-        print(
-            f"| {method} | {len(mine)} | {forgotten} | {kept} | {learned} | {sum(len(one.kept_back) for one in mine)} |"
-        )
+        on_the_way = difference([(one.along_the_way, one.learned) for one in mine])
+        told = (method, str(len(mine)), on_the_way, forgotten, kept, learned)
+        print(f"| {' | '.join(told)} | {sum(len(one.kept_back) for one in mine)} |")
     print(f"\n| method | {DOMAINS[0]} before | after | lost [95 %] | {DOMAINS[1]} | beside none [95 %] |")
     print("| --- | --- | --- | --- | --- | --- |")
     for method, mine in methods.items():
