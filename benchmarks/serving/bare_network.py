@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from benchmarks.serving.ours import bare_networks
 from benchmarks.serving.setting import Setting
@@ -26,9 +27,9 @@ class BareNetwork:
         rows: of a batch, at most.
     """
 
-    def __init__(self, backbone: Backbone, run: Callable[[TokenBatch], object], rows: int) -> None:
+    def __init__(self, backbone: Backbone, run: Callable[[TokenBatch], Tensor], rows: int) -> None:
         self._backbone = backbone
-        self._run = run
+        self.run = run
         self._rows = rows
 
     def cpu(self, ids: Sequence[Ids]) -> float:
@@ -37,7 +38,7 @@ class BareNetwork:
         for begin in range(0, len(ids) - self._rows + 1, self._rows):
             batch = self._batch(ids[begin : begin + self._rows])
             start = time.process_time()
-            self._run(batch)
+            self.run(batch)
             samples.append(time.process_time() - start)
         return statistics.median(samples) / self._rows
 
@@ -58,7 +59,7 @@ class BareNetwork:
             time.sleep(max(0.0, arrivals[done] - (time.perf_counter() - start)))
             now = time.perf_counter() - start
             batch = [at for at in arrivals[done : done + self._rows] if at <= now]
-            self._run(self._batch([ids[(done + row) % len(ids)] for row in range(len(batch))]))
+            self.run(self._batch([ids[(done + row) % len(ids)] for row in range(len(batch))]))
             now = time.perf_counter() - start
             found += [now - at for at in batch]
         return sorted(found)

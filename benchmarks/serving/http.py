@@ -1,7 +1,8 @@
 """The whole server over HTTP: `python -m benchmarks.serving.http [sections...] [--seconds N]`, or `... serving http`.
 
 cpu       unique texts, LoRA adapters of 1,000 tenants: processor time of the server beside the bare forward's, in turn,
-          and latency at 50 % and 80 % of what saturates it, in open loop, beside a loop of the bare network alone
+          and latency at 50 % and 80 % of what saturates it, in open loop, beside a loop of the bare network alone and
+          the least server of it
 repeated  texts that come back (Zipf), head-only: answers a second beside an endpoint that does nothing
 unlogged  the same with --no-log
 large     32 texts in a request, unique
@@ -29,7 +30,7 @@ import numpy as np
 from benchmarks.serving.bare_network import bare_network
 from benchmarks.serving.registries import open_backbone, registry_of, tenant
 from benchmarks.serving.report import Bar, Table
-from benchmarks.serving.servers import Server, empty_endpoint, graft_serve
+from benchmarks.serving.servers import Server, bare_server, empty_endpoint, graft_serve
 from benchmarks.serving.setting import Setting
 from benchmarks.serving.texts import Texts
 from benchmarks.serving.timing import percentile
@@ -212,6 +213,10 @@ def cpu(bench: Bench) -> Iterator[Table]:
             )
             if share == 0.5:
                 table.bars.append(Bar("unique texts at 50 % of saturation, p99 ms", load.p99 * 1e3, 50))
+    with bare_server() as least:
+        bench.closed(least, bench.unique("least", 3), setting.connections, 3)
+        load = bench.open(least, bench.unique("least50", setting.seconds), 0.5 * rate)
+        table.lines["the least server at the rate of 50%"] = load.line()
     ratio = median(full.server_cpu / alone for full, alone in zip(fulls, bares, strict=True))
     table.bars.insert(0, Bar("server CPU of a unique text, times the bare forward's", ratio, 1.4))
     table.notes.append(

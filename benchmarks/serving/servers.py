@@ -95,6 +95,13 @@ def empty_endpoint(body: str) -> Iterator[Server]:
 
 
 @contextmanager
+def bare_server() -> Iterator[Server]:
+    """The least server of the same network, with the benchmarks' own settings."""
+    with _running([sys.executable, "-m", "benchmarks.serving.bare_server"], dict(os.environ), None) as server:
+        yield server
+
+
+@contextmanager
 def _running(command: list[str], environment: dict[str, str], log: int | None) -> Iterator[Server]:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as process:
         try:
